@@ -1,0 +1,65 @@
+"""The whole run configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from grpo_audit.config.base import Section
+from grpo_audit.config.objective import ObjectiveConfig
+from grpo_audit.config.sections import (
+    EvaluationConfig,
+    GovernanceConfig,
+    ModelConfig,
+    PromptConfig,
+    RecordConfig,
+    RewardConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+
+
+class RunConfig(Section):
+    """One run, resolved: defaults, preset, recipe and overrides are merged, and every number is spelled out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    """A short name; the run id is made from it and the time."""
+
+    preset: str = "grpo"
+    """Whose numbers are the starting point; the record shows every difference from it."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    model: ModelConfig
+    prompts: PromptConfig
+    rewards: Annotated[list[RewardConfig], Field(min_length=1)]
+    objective: ObjectiveConfig = ObjectiveConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    record: RecordConfig = RecordConfig()
+    governance: GovernanceConfig = GovernanceConfig()
+
+    @model_validator(mode="after")
+    def _contradictions(self) -> RunConfig:
+        names = [item.name for item in self.rewards]
+        if len(set(names)) != len(names):
+            raise ValueError("rewards: two sources have the same name")
+        if not any(item.role == "train" for item in self.rewards):
+            raise ValueError("rewards: no source has the role 'train', so there is nothing to learn from")
+        if not any(item.weight != 0 for item in self.rewards if item.role == "train"):
+            raise ValueError("rewards: every source with the role 'train' has weight 0")
+        if self.training.warmup_steps > self.training.steps:
+            raise ValueError(
+                f"training.warmup_steps ({self.training.warmup_steps}) is larger than training.steps "
+                f"({self.training.steps}), so the learning rate would never be reached"
+            )
+        longest = self.sampling.max_prompt_tokens + self.sampling.max_completion_tokens
+        if self.training.microbatch_tokens < longest:
+            raise ValueError(
+                f"training.microbatch_tokens ({self.training.microbatch_tokens}) is smaller than one row can be "
+                f"(max_prompt_tokens + max_completion_tokens = {longest})"
+            )
+        if self.evaluation.suite is None and self.evaluation.margins:
+            raise ValueError("evaluation.margins are set, but evaluation.suite is null")
+        return self

@@ -1,0 +1,185 @@
+"""Model, prompts, rewards, sampling, training, evaluation and record: one section each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from grpo_audit.config.base import Section
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(Section):
+    """The base model: where it is and how it is held in memory."""
+
+    path: str
+    """``builtin`` (the miniature that ships with the project), a local folder, or a hub id such as
+    ``Qwen/Qwen2.5-0.5B``. Relative folders are relative to the recipe."""
+
+    revision: str | None = None
+    """Commit, tag or branch on the hub. Pin a commit: a branch moves."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes CUDA when there is one."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of matrix products. Weights and optimiser stay float32; ``bfloat16`` is autocast. ``auto`` is
+    bfloat16 on CUDA for models above 100 million parameters, else float32."""
+
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """``auto`` is on for CUDA models above one billion parameters."""
+
+    chat_template: Literal["auto", "never"] = "auto"
+    """``auto`` puts each prompt through the tokenizer's chat template as one user message when it has a template."""
+
+
+class PromptConfig(Section):
+    """The prompt set and its provenance."""
+
+    source: str
+    """``builtin``, a file (``.jsonl``, ``.csv``, ``.parquet``; relative to the recipe) or ``hub:owner/name``."""
+
+    split: str = "train"
+    """Split of a hub data set."""
+
+    revision: str | None = None
+    """Revision of a hub data set."""
+
+    fields: dict[str, str] = {}
+    """Mapping from our names to the columns of the source, e.g. ``prompt: question``, ``id: uid``. Columns that
+    are not mapped keep their names and reach the rewards."""
+
+    limit: Positive | None = None
+    """Use the first N rows only."""
+
+    licence: str | None = None
+    """Licence of the prompt set (SPDX identifier where there is one)."""
+
+    provenance: Literal["synthetic", "human-written", "web", "mixed", "unknown"] = "unknown"
+    """Where the prompts come from."""
+
+    description: str | None = None
+    """One sentence for the reader of the report."""
+
+
+class RewardConfig(Section):
+    """One reward source."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+    source: str
+    """``package.module:function`` or ``file.py:function`` (relative to the recipe)."""
+
+    weight: float = 1.0
+    """Factor in the sum of rewards. Ignored for shadow sources, which are measured and never trained on."""
+
+    role: Literal["train", "shadow"] = "train"
+    kind: Literal["rule", "verifier", "reward model", "judge"] = "rule"
+    time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds one call may take. A row on which the source hangs is recorded as an error and left out."""
+
+    version: str = "1"
+    domain: str | None = None
+    """What the source can judge, in a few words."""
+
+    @field_validator("source")
+    @classmethod
+    def _has_a_function(cls, value: str) -> str:
+        module, _, function = value.rpartition(":")
+        if not module or not function.isidentifier():
+            raise ValueError("expected 'package.module:function' or 'file.py:function'")
+        return value
+
+
+class SamplingConfig(Section):
+    """How rollouts are drawn. Only temperature: top-p, top-k, min-p and penalties would make the ratio biased."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions per prompt (G)."""
+
+    prompts_per_step: Positive = 32
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    max_completion_tokens: Positive = 256
+    max_prompt_tokens: Positive = 1024
+    """A longer prompt is an error, never silently cut."""
+
+
+class TrainingConfig(Section):
+    """Optimiser, schedule and batch geometry."""
+
+    steps: Positive = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Linear from 0; constant afterwards."""
+
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    microbatch_tokens: Positive = 16384
+    """Prompt and completion tokens per forward and backward pass, padding included. Lower it when memory runs out; the
+    loss does not depend on it."""
+
+    snapshot_every: Positive = 10
+    """Steps between snapshots (weights and optimiser, for resume and replay). The last one is always kept."""
+
+    keep_snapshots: Positive = 2
+    """Newest snapshots to keep on disk; older ones are removed after a newer one is safe."""
+
+    agreement_tolerance: Annotated[float, Field(gt=0)] = 0.05
+    """Largest mean |log-probability of the sampler - of the scorer| that step 0 may show; training stops above it."""
+
+    @field_validator("adam_betas", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class EvaluationConfig(Section):
+    """What is evaluated before and after training, and what may not get worse. Fixed before step 0."""
+
+    suite: str | None = "builtin"
+    """``builtin``, a folder of lm-eval task files (relative to the recipe), or null for no evaluation."""
+
+    tasks: list[str] = []
+    """Task names to run; empty means every task of the suite. Names of lm-eval's own tasks may be added."""
+
+    limit: Positive | None = None
+    """Documents per task; null means all."""
+
+    batch_size: Positive = 128
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Family-wise error rate over the primary metrics (Holm)."""
+
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Non-inferiority margin of behaviours that have none of their own in ``margins``."""
+
+    margins: dict[str, float] = {}
+    """Non-inferiority margin per task."""
+
+
+class RecordConfig(Section):
+    """Where the record and the files of the run go."""
+
+    db: str = "runs/record.db"
+    """The project: one SQLite file. Relative to the working directory."""
+
+    folder: str = "runs"
+    """Snapshots, trained weights and reports go to ``FOLDER/RUN``."""
+
+
+class GovernanceConfig(Section):
+    """Declared by people; everything left out is shown as unknown in the report."""
+
+    owner: str | None = None
+    approver: str | None = None
+    organisation: str | None = None
+    purpose: str | None = None
+    intended_use: str | None = None
+    out_of_scope_use: str | None = None
+    licence: str | None = None
+    inventory_id: str | None = None
+    change_ticket: str | None = None
+    monitoring_plan: str | None = None
+    reasoning_trace_policy: Literal["exposed", "summarised", "hidden", "filtered"] | None = None

@@ -1,0 +1,509 @@
+"""WHAT is recorded: one model per event kind. The ledger keeps their canonical bytes; projections, verification and
+the report read them back through the same models.
+
+In canonical bytes a float is a string (``repr``), so that any language reads the same bytes; the models turn it back.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+"""``sha256:`` and 64 hexadecimal digits."""
+
+Phase = Literal["pre", "train", "post"]
+
+
+class EventKind(StrEnum):
+    """Every kind of event. The value is what stands in the record."""
+
+    PROJECT_CREATED = "project.created"
+    RUN_REGISTERED = "run.registered"
+    RUN_RESUMED = "run.resumed"
+    PHASE_FINISHED = "phase.finished"
+    ARTIFACT = "artifact"
+    EVAL_SAMPLE = "eval.sample"
+    EVAL_TASK = "eval.task"
+    GROUP = "group"
+    ROLLOUT = "rollout"
+    STEP = "step"
+    SNAPSHOT = "snapshot"
+    MODEL_SAVED = "model.saved"
+    COMPARISON = "comparison"
+    FINDING = "finding"
+    RUN_SEALED = "run.sealed"
+    RUN_ABORTED = "run.aborted"
+    ANNOTATION = "annotation"
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Verdict(StrEnum):
+    """What a paired comparison says about one metric."""
+
+    IMPROVED = "improved"
+    REGRESSED = "regressed"
+    NOT_WORSE = "no regression beyond the margin"
+    INCONCLUSIVE = "inconclusive"
+    NO_DISCORDANT_PAIRS = "no discordant pairs"
+
+
+class Payload(BaseModel):
+    """Base of all event payloads: frozen, nothing unknown, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    kind: ClassVar[EventKind]
+
+
+class FileDigest(BaseModel):
+    """One file of an artifact folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    size: int
+    digest: Digest
+
+
+class ModelIdentity(BaseModel):
+    """Which weights, tokenizer and template: by digest, not by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    source: str
+    """As the recipe names it: ``builtin``, a folder or a hub id."""
+    revision: str | None
+    architecture: str
+    parameters: int
+    """Number of elements of all weight tensors as stored."""
+    weights_digest: Digest
+    """SHA-256 over the tensors (name, dtype, shape, bytes), independent of how they are cut into files."""
+    tokenizer_digest: Digest
+    chat_template_digest: Digest | None
+    config_digest: Digest
+    files: list[FileDigest]
+    licence: str | None
+    notice: str | None
+    """What the model's own card says every reader must know (front-matter key ``notice``)."""
+    card_digest: Digest | None
+    trust_remote_code: Literal[False] = False
+
+
+class RewardIdentity(BaseModel):
+    """One reward source: its source text is an artifact of this digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    name: str
+    source: str
+    role: Literal["train", "shadow"]
+    kind: str
+    weight: float
+    version: str
+    domain: str | None
+    time_limit_s: float
+    source_digest: Digest
+    source_file: str
+    """Base name of the file."""
+
+
+class PromptSetIdentity(BaseModel):
+    """The prompt set: where it comes from and what exactly it contained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    source: str
+    split: str | None
+    revision: str | None
+    rows: int
+    digest: Digest
+    """SHA-256 over the canonical rows, in order."""
+    file_digest: Digest | None
+    duplicates: int
+    """Rows whose prompt occurs earlier in the set."""
+    licence: str | None
+    provenance: str
+    description: str | None
+    fields: dict[str, str]
+    order: str
+    """How prompts are drawn, in words; a pure function of the seed."""
+
+
+class TaskPlan(BaseModel):
+    """One evaluation task, fixed before step 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    task: str
+    behaviour: str
+    metric: str
+    """The primary metric."""
+    higher_is_better: bool
+    safety: bool
+    margin: float
+    """Non-inferiority margin, in units of the metric."""
+    documents: int
+    documents_digest: Digest
+    """SHA-256 over the documents' hashes, in order."""
+
+
+class EvaluationPlan(BaseModel):
+    """The suite and its protocol, fixed before step 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    suite: str
+    harness: str
+    """Name and version, e.g. ``lm-eval 0.4.13``."""
+    protocol_digest: Digest
+    """Over task files, data, generation settings, scorer sources and harness version."""
+    alpha: float
+    tasks: list[TaskPlan]
+
+
+class Environment(BaseModel):
+    """Where it ran."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    python: str
+    platform: str
+    processor: str
+    cpu_count: int
+    memory_bytes: int | None
+    accelerator: str | None
+    driver: str | None
+    threads: int
+    deterministic_algorithms: bool
+    packages: dict[str, str]
+    """Installed distributions and their versions."""
+    lock_digest: Digest | None
+    """Of the constraints file the environment was installed from, when it is known."""
+    code_revision: str | None
+    code_dirty_digest: Digest | None
+    """Of ``git diff HEAD``, when the working tree of this project had changes."""
+    sqlite: str
+
+
+class ProjectCreated(Payload):
+    """First event of a record."""
+
+    kind: ClassVar[EventKind] = EventKind.PROJECT_CREATED
+    project_id: str
+    name: str
+    public_key: str
+    """Verifier key in signed-note form: ``NAME+KEYHASH+BASE64``."""
+
+
+class PresetDifference(BaseModel):
+    """One number that differs from the preset's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    preset: str
+    value: str
+
+
+class RunRegistered(Payload):
+    """Everything that is fixed before step 0."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_REGISTERED
+    name: str
+    tool: str
+    config: dict[str, Any]
+    """The resolved configuration; ``RunConfig.model_validate(config, strict=False)`` reads it."""
+    preset: str
+    preset_source: str
+    """Paper the preset's numbers come from."""
+    preset_differences: list[PresetDifference]
+    formula: dict[str, str]
+    """The formula manifest: advantage, surrogate, kl, aggregation ... rendered from the objects that compute the loss."""
+    model: ModelIdentity
+    reference: str
+    """What the reference policy is, in words, and its digest when there is one."""
+    rewards: list[RewardIdentity]
+    prompts: PromptSetIdentity
+    evaluation: EvaluationPlan | None
+    environment: Environment
+
+
+class RunResumed(Payload):
+    """A new attempt after an interruption. Steps done again are recorded again, under the new attempt."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_RESUMED
+    attempt: int
+    phase: Phase
+    from_step: int
+    """First step this attempt executes; 0 when there was no snapshot."""
+    snapshot_digest: Digest | None
+
+
+class PhaseFinished(Payload):
+    """A phase ended."""
+
+    kind: ClassVar[EventKind] = EventKind.PHASE_FINISHED
+    phase: Phase
+    attempt: int
+    seconds: float
+    figures: dict[str, float]
+
+
+class Artifact(Payload):
+    """A file or folder named by digest. Small texts are kept inside the record (content ``text``)."""
+
+    kind: ClassVar[EventKind] = EventKind.ARTIFACT
+    role: str
+    """``reward source``, ``chat template``, ``lock``, ``model card``, ``recipe``, ``report`` ..."""
+    name: str
+    digest: Digest
+    size: int
+    media_type: str
+    location: str | None
+    """Path relative to the run folder when it is kept outside the record."""
+
+
+class EvalSample(Payload):
+    """One document, one answer. Content: ``prompt``, ``response`` (raw, trace included)."""
+
+    kind: ClassVar[EventKind] = EventKind.EVAL_SAMPLE
+    phase: Phase
+    task: str
+    doc_id: str
+    cluster: str
+    doc_hash: Digest
+    prompt_hash: Digest
+    target: str
+    prediction: str
+    metrics: dict[str, float]
+    completion_tokens: int | None
+    """None for tasks that score likelihoods."""
+    finish_reason: Literal["stop", "length", "likelihood"]
+
+
+class EvalTask(Payload):
+    """All documents of one task under one set of weights."""
+
+    kind: ClassVar[EventKind] = EventKind.EVAL_TASK
+    phase: Phase
+    task: str
+    behaviour: str
+    metric: str
+    documents: int
+    metrics: dict[str, float]
+    """Mean of each metric over the documents."""
+    empty_rate: float | None
+    truncated_rate: float | None
+    weights_digest: Digest
+    protocol_digest: Digest
+    seconds: float
+
+
+class Group(Payload):
+    """The G completions of one prompt at one step. Content: ``prompt`` (text as sent to the tokenizer)."""
+
+    kind: ClassVar[EventKind] = EventKind.GROUP
+    attempt: int
+    step: int
+    group: int
+    """Position in the step, from 0."""
+    prompt_id: str
+    prompt_tokens: int
+    exposure: int
+    """How many times this prompt was drawn before, in this run."""
+    reward_mean: float | None
+    reward_std: float | None
+    """With the ddof of the objective; None when fewer than two rollouts could be rewarded."""
+
+
+class Rollout(Payload):
+    """One completion. Content: ``completion`` (text), ``trace`` (token ids as u32le, then sampling
+    log-probabilities as f32le)."""
+
+    kind: ClassVar[EventKind] = EventKind.ROLLOUT
+    attempt: int
+    step: int
+    group: int
+    sample: int
+    """Position in the group, from 0."""
+    rewards: dict[str, float | None]
+    """By source; None where the source does not apply or failed."""
+    errors: dict[str, str]
+    """By source, where it failed."""
+    reward: float | None
+    """Weighted sum of the train sources; None when none applied."""
+    advantage: float
+    used: bool
+    """Whether it contributed to the loss."""
+    reason: str
+    """Why not, when not: ``reward error``, ``truncated`` ...; else empty."""
+    finish_reason: Literal["stop", "length"]
+    completion_tokens: int
+
+
+class Step(Payload):
+    """One optimiser step."""
+
+    kind: ClassVar[EventKind] = EventKind.STEP
+    attempt: int
+    step: int
+    learning_rate: float
+    loss: float
+    """0 in value on-policy; its gradient is not 0."""
+    reward_mean: float | None
+    reward_std: float | None
+    rewards: dict[str, float]
+    """Mean of each source over the rollouts it applied to."""
+    zero_variance_share: float
+    """Share of groups whose rewards are all equal: no signal."""
+    used: int
+    rejected: int
+    completion_tokens_mean: float
+    truncated_share: float
+    entropy: float
+    """Mean over tokens of the sampling distribution's entropy, in nats."""
+    kl: float | None
+    """KL to the initial policy by the objective's estimator, mean over tokens; None when not measured at this step."""
+    kl_loss: float | None
+    clip_low_share: float
+    clip_high_share: float
+    agreement: float
+    """Mean |log-probability of the sampler - of the scorer| over tokens, before the update."""
+    agreement_max: float
+    grad_norm: float
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: dict[str, float]
+    """Wall-clock by part: rollout, reward, update."""
+    fingerprint: Digest
+    """Strided sample of every weight tensor after the step; the full digest is taken at snapshots."""
+
+
+class Snapshot(Payload):
+    """Weights and optimiser on disk, for resume and replay."""
+
+    kind: ClassVar[EventKind] = EventKind.SNAPSHOT
+    attempt: int
+    step: int
+    """Steps done."""
+    weights_digest: Digest
+    location: str
+    files: list[FileDigest]
+
+
+class ModelSaved(Payload):
+    """The trained weights as released."""
+
+    kind: ClassVar[EventKind] = EventKind.MODEL_SAVED
+    location: str
+    model: ModelIdentity
+
+
+class TaskComparison(BaseModel):
+    """Paired pre and post of one task's primary metric."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    task: str
+    behaviour: str
+    metric: str
+    higher_is_better: bool
+    safety: bool
+    documents: int
+    pre: float
+    post: float
+    difference: float
+    """post - pre."""
+    ci_low: float | None
+    ci_high: float | None
+    """95 % interval of the paired difference, clustered where clusters exist."""
+    p: float | None
+    p_adjusted: float | None
+    """Holm over the primary metrics."""
+    method: str
+    """How p was computed."""
+    gained: int
+    """Documents that got better."""
+    lost: int
+    """Documents that got worse."""
+    margin: float
+    p_margin: float | None
+    """One-sided, against the margin."""
+    minimum_detectable: float | None
+    verdict: Verdict
+
+
+class Comparison(Payload):
+    """All tasks, paired."""
+
+    kind: ClassVar[EventKind] = EventKind.COMPARISON
+    protocol_digest: Digest
+    pre_weights: Digest
+    post_weights: Digest
+    alpha: float
+    tasks: list[TaskComparison]
+
+
+class Finding(Payload):
+    """What a check noticed."""
+
+    kind: ClassVar[EventKind] = EventKind.FINDING
+    rule: str
+    """Stable slug, e.g. ``zero-variance``."""
+    severity: Severity
+    message: str
+    evidence: list[int]
+    """Sequence numbers of the events it rests on."""
+
+
+class RunSealed(Payload):
+    """The last event of a run: nothing but annotations may follow."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_SEALED
+    events: int
+    """Events of this run before this one."""
+    by_kind: dict[str, int]
+    weights_digest: Digest | None
+    """Of the released weights."""
+
+
+class RunAborted(Payload):
+    """The run ended with an error. It can be resumed; then ``run.resumed`` follows."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_ABORTED
+    error: str
+
+
+class Annotation(Payload):
+    """A note by a person, after the fact."""
+
+    kind: ClassVar[EventKind] = EventKind.ANNOTATION
+    author: str
+    field: str
+    value: str
+    reason: str
+
+
+AnyPayload = (
+    ProjectCreated
+    | RunRegistered
+    | RunResumed
+    | PhaseFinished
+    | Artifact
+    | EvalSample
+    | EvalTask
+    | Group
+    | Rollout
+    | Step
+    | Snapshot
+    | ModelSaved
+    | Comparison
+    | Finding
+    | RunSealed
+    | RunAborted
+    | Annotation
+)
+
+PAYLOADS: dict[EventKind, type[Payload]] = {
+    model.kind: model for model in AnyPayload.__args__  # type: ignore[attr-defined]
+}
