@@ -68,7 +68,9 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _ddof_needs_a_deviation(self) -> ObjectiveConfig:
-        explicit = self.advantage.model_fields_set & {"ddof", "epsilon"}
+        defaults = AdvantageConfig()
+        # A recorded configuration spells out every default, so only another number than the default contradicts.
+        explicit = [key for key in ("ddof", "epsilon") if getattr(self.advantage, key) != getattr(defaults, key)]
         if self.advantage.normaliser == "none" and explicit:
             raise ValueError(
                 f"advantage.normaliser is 'none', so {', '.join(sorted(explicit))} would never be used; remove it"

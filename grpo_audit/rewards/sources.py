@@ -1,0 +1,193 @@
+"""One reward source: its function in a process of its own, its identity, and what a failing call means for each row."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import pickle
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from grpo_audit.config.sections import RewardConfig
+from grpo_audit.errors import RewardError
+from grpo_audit.record.identities import RewardIdentity
+from grpo_audit.rewards.process import CallFailed, LoadFailed, RewardProcess
+
+RETRY_CAP: Final = 4
+"""When a call on many rows fails, the rows are tried one by one, each with the full time limit, for at most this many
+time limits together (and the row that is under way). Rows that are not reached are errors. So a source whose rows all
+hang holds a step up for six time limits, not for one a row."""
+
+STARTUP_LIMIT_S: Final = 120.0
+"""Seconds a source may take to start and import; large libraries take a while on a cold disk."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one source says of one row: a value, None where it does not apply, or an error."""
+
+    value: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows to score, all lists of the same length."""
+
+    prompts: Sequence[str]
+    completions: Sequence[str]
+    columns: Mapping[str, Sequence[object]]
+
+    def __post_init__(self) -> None:
+        lengths = {"prompts": len(self.prompts)} | {name: len(values) for name, values in self.columns.items()}
+        for name, length in lengths.items():
+            if length != len(self.completions):
+                raise ValueError(f"{name} has {length} rows, completions has {len(self.completions)}")
+
+    def row(self, index: int) -> Batch:
+        """One row as a batch of its own."""
+        columns = {name: [values[index]] for name, values in self.columns.items()}
+        return Batch([self.prompts[index]], [self.completions[index]], columns)
+
+    def request(self) -> bytes:
+        """The message to a reward process. Pickled here, by us, from plain values; never the other way round."""
+        columns = {name: list(values) for name, values in self.columns.items()}
+        content = {"do": "score", "prompts": list(self.prompts), "completions": list(self.completions)}
+        return pickle.dumps({**content, "columns": columns}, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+class RewardSource:
+    """A configured source. Constructing it starts nothing; ``start`` loads the function."""
+
+    def __init__(
+        self, config: RewardConfig, base_dir: Path, *, startup_limit_s: float = STARTUP_LIMIT_S, log_fd: int = 2
+    ) -> None:
+        self.config = config
+        self._base_dir = base_dir
+        self._startup_limit_s = startup_limit_s
+        self._process = RewardProcess(config.source, base_dir, startup_limit_s=startup_limit_s, log_fd=log_fd)
+        self._text = b""
+        self._digest = ""
+        self._file = Path()
+        self._required: tuple[str, ...] = ()
+
+    def start(self) -> None:
+        """Load the function and read its source. Raises RewardError."""
+        try:
+            loaded = self._process.start()
+        except LoadFailed as error:
+            raise _load_error(self.config, self._base_dir, error) from error
+        self._file, self._digest, self._required = loaded.file, loaded.digest, loaded.required
+        self._text = loaded.file.read_bytes()
+        if "sha256:" + hashlib.sha256(self._text).hexdigest() != loaded.digest:
+            raise RewardError(
+                f"Reward {self.config.name}: {loaded.file} changed while it was being loaded", next_step="Start again"
+            )
+
+    @property
+    def identity(self) -> RewardIdentity:
+        """For the record."""
+        config = self.config
+        return RewardIdentity(
+            name=config.name,
+            source=config.source,
+            role=config.role,
+            kind=config.kind,
+            weight=config.weight,
+            version=config.version,
+            domain=config.domain,
+            time_limit_s=config.time_limit_s,
+            source_digest=self._digest,
+            source_file=self._file.name,
+        )
+
+    @property
+    def text(self) -> bytes:
+        """The whole source file."""
+        return self._text
+
+    def check_columns(self, names: Iterable[str]) -> None:
+        """Raises RewardError when the function needs an argument that the prompt set has no column for."""
+        known = sorted(names)
+        for argument in self._required:
+            if argument not in known and argument not in ("prompts", "completions"):
+                near = difflib.get_close_matches(argument, known, n=1)
+                raise RewardError(
+                    f"Reward {self.config.name} needs the argument {argument!r}, and the prompt set has no such column",
+                    found=f"the columns {', '.join(known)}" if known else "no columns besides the prompt",
+                    next_step=f"Map it in the recipe: prompts.fields: {{{argument}: {near[0] if near else 'COLUMN'}}}",
+                )
+
+    def score(self, batch: Batch, request: bytes) -> list[Outcome]:
+        """One outcome a row; never raises because of user code. ``request`` is ``batch.request()``, made once for all
+        sources."""
+        try:
+            return self._call(request)
+        except CallFailed as failure:
+            if len(batch.completions) == 1:
+                return [Outcome(None, str(failure))]
+        return self._row_by_row(batch)
+
+    def close(self) -> None:
+        """Kill the process."""
+        self._process.close()
+
+    def _call(self, request: bytes) -> list[Outcome]:
+        answer: dict[str, Any] = self._process.call(request, self.config.time_limit_s, self._digest)
+        errors = answer["errors"]
+        return [Outcome(value, errors.get(str(index))) for index, value in enumerate(answer["values"])]
+
+    def _row_by_row(self, batch: Batch) -> list[Outcome]:
+        """So that only the guilty rows become errors."""
+        cap = RETRY_CAP * self.config.time_limit_s
+        deadline = time.monotonic() + cap
+        outcomes: list[Outcome] = []
+        for index in range(len(batch.completions)):
+            if time.monotonic() > deadline:
+                outcomes.append(Outcome(None, f"not scored: trying the rows one by one took longer than {cap:g} s"))
+                continue
+            try:
+                outcomes += self._call(batch.row(index).request())
+            except CallFailed as failure:
+                outcomes.append(Outcome(None, str(failure)))
+        return outcomes
+
+
+def _load_error(config: RewardConfig, base_dir: Path, error: LoadFailed) -> RewardError:
+    name, _, function = config.source.rpartition(":")
+    what = f"Reward {config.name} ({config.source})"
+    match error.problem:
+        case "no such file":
+            near = difflib.get_close_matches(Path(name).name, [item.name for item in base_dir.glob("*.py")], n=1)
+            hint = f"The nearest file there is {near[0]}" if near else "Paths are relative to the recipe"
+            return RewardError(f"{what}: there is no file {error.message}", next_step=hint)
+        case "no such function":
+            known: list[str] = json.loads(error.message)
+            near = difflib.get_close_matches(function, known, n=1)
+            return RewardError(
+                f"{what}: {name} has no function {function}",
+                expected=f"one of {', '.join(known[:8])}" if known else "",
+                next_step=f"The nearest is {near[0]}" if near else "",
+            )
+        case "not callable":
+            return RewardError(f"{what} is no function", found=f"a value of type {error.message}")
+        case "no source":
+            return RewardError(
+                f"{what} has no Python source file, so it could not be recorded",
+                found=error.message,
+                expected="a function written in a .py file",
+            )
+        case _:
+            return RewardError(f"{what} cannot be imported", found=error.message, next_step=_import_hint(error.message))
+
+
+def _import_hint(message: str) -> str:
+    if "relative import" in message:
+        return "Import modules beside the file by their name, without the dot"
+    if "ModuleNotFoundError" in message:
+        return "Install the module, or put it beside the recipe"
+    return "Correct the file and start again"

@@ -1,0 +1,257 @@
+"""The reward process: it loads one user function and calls it. Started by ``process.py``. It runs user code, so it is
+trusted with nothing: it may hang, crash or be killed at any moment.
+
+Light on purpose (standard library only), so that it starts in a fraction of a second and user code is all it holds.
+
+Messages: the trainer sends pickled requests (``load``, then ``score`` as often as it likes); the answers are JSON, so
+nothing that user code made is ever unpickled by the trainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import walk_tb
+from types import ModuleType
+from typing import Any, Final, TypeVar
+
+from grpo_audit.rewards.frames import ConnectionLost, receive, send
+
+T = TypeVar("T")
+_MAX_MESSAGE: Final = 300
+
+
+class LoadError(Exception):
+    """The function cannot be had; ``args`` are (what kind, message)."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A loaded user function."""
+
+    call: Callable[..., Any]
+    file: Path
+    digest: str
+    accepted: list[str] | None
+    """Names of its arguments; None when it takes any."""
+    required: list[str]
+
+
+def main(fd: int) -> None:
+    """Serve requests on an inherited socket until the trainer hangs up. Standard input is the trainer's lifeline."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then closes the socket
+    os.set_inheritable(fd, False)  # programs that user code starts must not keep the connection open
+    connection = socket.socket(fileno=fd)
+    _start_guard(connection)
+    _redirect_streams()
+    try:
+        _serve(connection)
+    except ConnectionLost:
+        sys.exit(0)
+
+
+def _start_guard(connection: socket.socket) -> None:
+    """Fork a process that kills the whole process group as soon as the trainer is gone, however it went.
+
+    A thread could not: user code that computes one huge power never lets another thread run. The kernel closes the
+    trainer's end of our standard input when the trainer dies, even by SIGKILL.
+    """
+    if os.fork():
+        return
+    try:
+        connection.close()  # or the trainer would never see that the reward process died
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        while os.read(0, 1):
+            pass
+        os.killpg(0, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+def _redirect_streams() -> None:
+    """User code reads nothing, and what it prints goes to standard error."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+
+
+def _serve(connection: socket.socket) -> None:
+    function: Function | None = None
+    while True:
+        request: dict[str, Any] = pickle.loads(receive(connection))
+        if request["do"] == "load":
+            try:
+                function = load(request["source"], Path(request["base_dir"]), request["digest"])
+                answer = {name: value for name, value in vars(function).items() if name != "call"}
+            except LoadError as error:
+                answer = {"problem": error.args[0], "message": error.args[1]}
+        else:
+            assert function is not None, "score was asked for before load"
+            answer = score(function, request)
+        _flush()
+        send(connection, json.dumps(answer, default=str).encode())
+
+
+def _flush() -> None:
+    # User code may have replaced or closed the streams; what it printed is not worth a reward.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def load(source: str, base_dir: Path, digest: str | None) -> Function:
+    """Load ``package.module:function`` or ``file.py:function``.
+
+    Raises LoadError; also when ``digest`` is given and the source has another one, because a process that starts again
+    must not run other code than the record names.
+    """
+    name, _, attribute = source.rpartition(":")
+    file = base_dir / name if name.endswith(".py") else None
+    module = _load_module(name, base_dir) if file is None else _load_file(file, digest)
+    call = getattr(module, attribute, None)
+    if call is None:
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+        raise LoadError("no such function", json.dumps(known))
+    if not callable(call):
+        raise LoadError("not callable", type(call).__name__)
+    if file is None:
+        file = _source_file(call, module)
+    return Function(call, file, _checked_digest(file.read_bytes(), file, digest), *_arguments(call))
+
+
+def _checked_digest(text: bytes, file: Path, expected: str | None) -> str:
+    found = "sha256:" + hashlib.sha256(text).hexdigest()
+    if expected is not None and found != expected:
+        raise LoadError("the source changed since the run began", file.name)
+    return found
+
+
+def _load_file(path: Path, digest: str | None) -> ModuleType:
+    if not path.is_file():
+        raise LoadError("no such file", str(path))
+    sys.path.insert(0, str(path.parent))  # modules beside the file can be imported, as when it is run
+    taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names or not path.stem.isidentifier()
+    name = f"reward_file_{path.stem}" if taken else path.stem
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up
+    # The very bytes that are hashed are compiled: no .pyc, and nothing that is saved in between, stands for them.
+    text = path.read_bytes()
+    _checked_digest(text, path, digest)
+    _run(lambda: exec(compile(text, str(path), "exec"), vars(module)), str(path))
+    return module
+
+
+def _load_module(name: str, base_dir: Path) -> ModuleType:
+    sys.path.append(str(base_dir))  # last: packages beside the recipe never hide installed ones
+    return _run(lambda: importlib.import_module(name))
+
+
+def _run(action: Callable[[], T], file: str = "") -> T:
+    try:
+        return action()
+    except BaseException as error:  # user code may raise anything, SystemExit too
+        raise LoadError("failed to import", describe(error, file)) from error
+
+
+def _source_file(function: Callable[..., Any], module: ModuleType) -> Path:
+    """The file the function is written in, which need not be the module it is named by."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    name = code.co_filename if code is not None else getattr(module, "__file__", None)
+    if name is None or not name.endswith(".py") or not Path(name).is_file():
+        raise LoadError("no source", module.__name__)
+    return Path(name)
+
+
+def _arguments(function: Callable[..., Any]) -> tuple[list[str] | None, list[str]]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some callables have no signature to read
+        return None, []
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    required = [p.name for p in named if p.default is p.empty]
+    return None if takes_any else [p.name for p in named], required
+
+
+# --- Scoring ---------------------------------------------------------------------------------------------------------
+
+
+def score(function: Function, request: dict[str, Any]) -> dict[str, Any]:
+    """Call the function on all rows of the request.
+
+    Returns ``values`` (float or None for each row) and ``errors`` (row -> message); or ``failure`` (message) when the
+    call as a whole failed, so that no row can be told from another.
+    """
+    given = {**request["columns"], "prompts": request["prompts"], "completions": request["completions"]}
+    if function.accepted is not None:
+        given = {name: value for name, value in given.items() if name in function.accepted}
+    try:
+        result = function.call(**given)
+        if isinstance(result, str | bytes | dict) or not hasattr(result, "__len__"):
+            return {"failure": f"returned a value of type {type(result).__name__}; expected a list of rewards"}
+        rewards = list(result)
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything; it becomes the rows' error
+        return {"failure": describe(error, str(function.file))}
+    rows = len(request["completions"])
+    if len(rewards) != rows:
+        return {"failure": f"returned {len(rewards)} rewards for {rows} completion{'s' if rows != 1 else ''}"}
+    return _checked(rewards)
+
+
+def _checked(rewards: list[Any]) -> dict[str, Any]:
+    values: list[float | None] = []
+    errors: dict[str, str] = {}
+    for index, reward in enumerate(rewards):
+        try:
+            values.append(None if reward is None else _number(reward))
+        except ValueError as error:
+            values.append(None)
+            errors[str(index)] = str(error)
+    return {"values": values, "errors": errors}
+
+
+def _number(item: Any) -> float:
+    """A float from a number, a truth value or a NumPy or torch scalar. Raises ValueError."""
+    if not (hasattr(item, "__float__") or hasattr(item, "__index__")):
+        raise ValueError(f"returned a value of type {type(item).__name__}; expected a number or None")
+    try:
+        value = float(item)
+    except BaseException as error:  # noqa: BLE001 - __float__ is user code as well
+        raise ValueError(
+            f"returned a value of type {type(item).__name__} that is no number: {describe(error)}"
+        ) from None
+    if not math.isfinite(value):
+        raise ValueError(f"returned {value}; expected a finite number or None")
+    return value
+
+
+def describe(error: BaseException, file: str = "") -> str:
+    """``ValueError: message (rewards.py, line 12)`` on one line, shortened. The line is in ``file``."""
+    try:
+        message = " ".join(str(error).split())
+    except BaseException:  # noqa: BLE001 - even str() of a user's exception may fail
+        message = "(its message cannot be shown)"
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    if len(text) > _MAX_MESSAGE:
+        text = text[: _MAX_MESSAGE - 3] + "..."
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f"{text} ({Path(file).name}, line {lines[-1]})" if lines else text
