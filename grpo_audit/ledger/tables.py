@@ -41,7 +41,9 @@ class ContentRow(Base):
     seq: Mapped[int] = _seq("event this content belongs to")
     name: Mapped[str] = mapped_column(Text, primary_key=True, comment="prompt, completion, trace, response, text")
     salt: Mapped[bytes] = mapped_column(LargeBinary, comment="16 random bytes")
-    encoding: Mapped[str] = mapped_column(Text, comment="how data is stored: plain or zlib; the digest is over the plain bytes")
+    encoding: Mapped[str] = mapped_column(
+        Text, comment="how data is stored: plain or zlib; the digest is over the plain bytes"
+    )
     data: Mapped[bytes] = mapped_column(LargeBinary, comment="UTF-8 text, or arrays as docs/record-format.md says")
 
 
@@ -52,7 +54,9 @@ class CheckpointRow(Base):
     size: Mapped[int] = _seq("events in the tree")
     root: Mapped[bytes] = mapped_column(LargeBinary, comment="Merkle tree hash (RFC 6962)")
     note: Mapped[bytes] = mapped_column(LargeBinary, comment="the signed note")
-    frontier: Mapped[bytes] = mapped_column(LargeBinary, comment="hashes of the complete subtrees, left to right, 32 bytes each")
+    frontier: Mapped[bytes] = mapped_column(
+        LargeBinary, comment="hashes of the complete subtrees, left to right, 32 bytes each"
+    )
 
 
 # --- Projections ----------------------------------------------------------------------------------------------------
@@ -95,7 +99,9 @@ class ArtifactRow(Base):
     name: Mapped[str] = mapped_column(Text, comment="file name")
     digest: Mapped[str] = mapped_column(Text, comment="sha256:...")
     size: Mapped[int] = mapped_column(BigInteger, comment="bytes")
-    location: Mapped[str | None] = mapped_column(Text, comment="path relative to the run folder; empty when kept in content")
+    location: Mapped[str | None] = mapped_column(
+        Text, comment="path relative to the run folder; empty when kept in content"
+    )
 
 
 class EvalSampleRow(Base):
@@ -113,7 +119,9 @@ class EvalSampleRow(Base):
     target: Mapped[str] = mapped_column(Text, comment="expected answer")
     prediction: Mapped[str] = mapped_column(Text, comment="answer as scored")
     metrics: Mapped[str] = mapped_column(Text, comment="JSON: metric to value")
-    completion_tokens: Mapped[int | None] = mapped_column(Integer, comment="tokens of the answer; empty for likelihoods")
+    completion_tokens: Mapped[int | None] = mapped_column(
+        Integer, comment="tokens of the answer; empty for likelihoods"
+    )
     finish_reason: Mapped[str] = mapped_column(Text, comment="stop, length or likelihood")
     __table_args__ = (Index("eval_sample_task", "run_id", "task", "phase"),)
 
@@ -141,7 +149,9 @@ class StepRow(Base):
     __tablename__ = "step"
     seq: Mapped[int] = _seq()
     run_id: Mapped[str] = mapped_column(Text, comment="run id")
-    attempt: Mapped[int] = mapped_column(Integer, comment="attempt, from 1; a step done again after a crash has a higher one")
+    attempt: Mapped[int] = mapped_column(
+        Integer, comment="attempt, from 1; a step done again after a crash has a higher one"
+    )
     step: Mapped[int] = mapped_column(Integer, comment="step, from 0")
     learning_rate: Mapped[float] = mapped_column(comment="learning rate of this step")
     loss: Mapped[float] = mapped_column(comment="value of the objective; near 0 on-policy, its gradient is not")

@@ -63,9 +63,7 @@ def _source_root() -> Path:
 
 def _packages() -> dict[str, str]:
     found = {
-        dist.metadata["Name"]: dist.version
-        for dist in importlib.metadata.distributions()
-        if dist.metadata["Name"]
+        dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"]
     }
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 

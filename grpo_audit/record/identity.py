@@ -8,6 +8,7 @@ of their names, so it does not depend on how they are cut into files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def tensors(folder: Path) -> list[Tensor]:
             next_step="Convert other formats with save_pretrained; pickled weights are never loaded",
         )
     found = sorted((tensor for path in paths for tensor in _read_header(path)), key=lambda tensor: tensor.name)
-    for first, second in zip(found, found[1:], strict=False):
+    for first, second in itertools.pairwise(found):
         if first.name == second.name:
             raise ModelError(f"Tensor {first.name} is in both {first.path.name} and {second.path.name} of {folder}")
     return found
@@ -164,7 +165,8 @@ def _tokenizer_digest(folder: Path) -> str:
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not present:
         raise ModelError(
-            f"{folder} holds no tokenizer", expected=f"one of {', '.join(TOKENIZER_FILES[:3])}",
+            f"{folder} holds no tokenizer",
+            expected=f"one of {', '.join(TOKENIZER_FILES[:3])}",
             next_step="Save the tokenizer beside the model with save_pretrained",
         )
     lines = "".join(f"{file_digest(folder / name)}  {name}\n" for name in present)

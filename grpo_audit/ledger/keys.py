@@ -1,0 +1,114 @@
+"""The key that signs records, and the keys this machine has pinned.
+
+One Ed25519 key a user, made on first use, in the user's configuration folder and never in a record. The verifier key
+of each project made here is pinned beside it, so that ``verify`` on this machine does not have to believe the record.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from grpo_audit.errors import StorageError
+from grpo_audit.ledger.folders import config_folder, create_file, is_project_id, replace_file
+from grpo_audit.ledger.notes import NoteError, Signer, VerifierKey
+
+
+class SigningKey:
+    """An Ed25519 private key; each project signs with it under the project's own name."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A new key, kept nowhere."""
+        return cls(Ed25519PrivateKey.generate())
+
+    def signer(self, name: str) -> Signer:
+        """This key under a name. Raises NoteError when the name cannot be a key name."""
+        return Signer(name, self._private)
+
+    def pem(self) -> bytes:
+        """PKCS #8, not encrypted: the file's mode protects it."""
+        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @classmethod
+    def load(cls, path: Path) -> SigningKey:
+        """Read a private key. Raises StorageError when others may read it, or when it is no Ed25519 key."""
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if os.name == "posix" and mode & 0o077:
+                raise StorageError(
+                    f"Private key {path} may be read by others",
+                    found=f"mode {mode:04o}",
+                    expected="mode 0600",
+                    next_step=f"Run: chmod 600 {path}. If others may have read it, remove it: a new one is made",
+                )
+            private = load_pem_private_key(path.read_bytes(), password=None)
+        except OSError as error:
+            raise StorageError(f"Cannot read the private key {path}", found=error.strerror or str(error)) from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise _broken(path) from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise _broken(path)
+        return cls(private)
+
+    @classmethod
+    def load_or_create(cls, path: Path | None = None) -> SigningKey:
+        """The user's key, made on first use. Raises StorageError."""
+        path = path or config_folder() / "signing-key.pem"
+        if not path.exists():
+            try:
+                create_file(path, cls.generate().pem())
+            except OSError as error:
+                raise StorageError(
+                    f"Cannot write the private key {path}",
+                    found=error.strerror or str(error),
+                    next_step="Set GRPO_AUDIT_HOME to a folder that can be written",
+                ) from error
+        return cls.load(path)
+
+
+def _broken(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} is no private key",
+        expected="an Ed25519 key in PEM, not encrypted",
+        next_step="Restore it from a backup; without it the records it signed can still be verified, but not continued",
+    )
+
+
+def pin(project_id: str, key: VerifierKey) -> None:
+    """Remember that this project is signed by this key. Raises StorageError."""
+    path = _pin_file(project_id)
+    try:
+        replace_file(path, f"{key}\n".encode())
+    except OSError as error:
+        raise StorageError(f"Cannot pin the key in {path}", found=error.strerror or str(error)) from error
+
+
+def pinned(project_id: str) -> VerifierKey | None:
+    """The key this machine has pinned for a project. Raises StorageError when the file is there but broken."""
+    path = _pin_file(project_id)
+    try:
+        return VerifierKey.parse(path.read_text(encoding="utf-8").strip())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, NoteError) as error:
+        raise StorageError(f"Cannot read the pinned key {path}", found=str(error)) from error
+
+
+def _pin_file(project_id: str) -> Path:
+    if not is_project_id(project_id):
+        raise StorageError("Malformed project id in the record", found=repr(project_id)[:80])
+    return config_folder() / "pinned" / f"{project_id}.vkey"

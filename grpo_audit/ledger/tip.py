@@ -1,0 +1,71 @@
+"""Reading where a log begins and ends: its first event, its newest tree head."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from grpo_audit.ledger.batch import Tip
+from grpo_audit.ledger.canonical import CanonicalError
+from grpo_audit.ledger.event import BodyError, Event, parse
+from grpo_audit.ledger.folders import is_project_id
+from grpo_audit.ledger.merkle import Frontier
+from grpo_audit.ledger.notes import NoteError, VerifierKey
+from grpo_audit.ledger.storage_errors import DamagedRecordError
+from grpo_audit.ledger.tables import CheckpointRow, EventRow
+from grpo_audit.record.events import ProjectCreated
+
+
+def origin_of(project_id: str) -> str:
+    """Origin line of the checkpoints, and the name of the key."""
+    return f"grpo-audit/{project_id}"
+
+
+def parse_stored(seq: int, body: bytes, record: str) -> Event:
+    """The event in a stored body. Raises DamagedRecordError."""
+    try:
+        return parse(body).event
+    except (CanonicalError, BodyError) as error:
+        raise damaged(record, f"event {seq}: {error}") from error
+
+
+def read_created(connection: Connection, record: str) -> ProjectCreated:
+    """The first event. Raises DamagedRecordError when it does not create a project."""
+    row = connection.execute(select(EventRow.seq, EventRow.body).order_by(EventRow.seq).limit(1)).first()
+    if row is None:
+        raise damaged(record, "no events")
+    payload = parse_stored(row.seq, row.body, record).payload
+    if not isinstance(payload, ProjectCreated) or not is_project_id(payload.project_id):
+        raise damaged(record, f"{payload.kind} as the first event")
+    try:
+        key = VerifierKey.parse(payload.public_key)
+    except NoteError as error:
+        raise damaged(record, str(error)) from error
+    if key.name != origin_of(payload.project_id):
+        raise damaged(record, f"the key is that of {key.name}")
+    return payload
+
+
+def read_tip(connection: Connection, record: str) -> tuple[Tip, bytes]:
+    """The newest checkpoint with its note, and the event under it, not verified."""
+    checkpoint = connection.execute(
+        select(CheckpointRow.size, CheckpointRow.root, CheckpointRow.note, CheckpointRow.frontier)
+        .order_by(CheckpointRow.size.desc())
+        .limit(1)
+    ).first()
+    last = connection.execute(select(EventRow.seq, EventRow.leaf_hash).order_by(EventRow.seq.desc()).limit(1)).first()
+    if checkpoint is None or last is None or last.seq + 1 != checkpoint.size:
+        raise damaged(record, "the newest checkpoint does not cover the newest event")
+    try:
+        frontier = Frontier.from_bytes(checkpoint.size, checkpoint.frontier)
+    except ValueError as error:
+        raise damaged(record, str(error)) from error
+    if frontier.root() != checkpoint.root:
+        raise damaged(record, "the newest checkpoint contradicts itself")
+    return Tip(frontier, last.leaf_hash), checkpoint.note
+
+
+def damaged(record: str, found: str) -> DamagedRecordError:
+    """The error for a record whose ends do not fit."""
+    return DamagedRecordError(
+        f"{record} is damaged", found=found, next_step="Run grpo-audit verify to see what changed; restore a backup"
+    )

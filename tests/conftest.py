@@ -1,0 +1,36 @@
+"""What every test needs: no test touches the keys or the memory of the person who runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def _load_factory() -> Callable[..., str]:
+    name = "record_factory"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("record_factory.py"))
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    build: Callable[..., str] = sys.modules[name].build_record
+    return build
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A key store and a memory of heads for this test alone."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("GRPO_AUDIT_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def build_record() -> Callable[..., str]:
+    """``build_record(path, *, steps=6, prompts=4, group_size=4, sealed=True, seed=0) -> run id``."""
+    return _load_factory()
