@@ -1,0 +1,40 @@
+"""What the finding rules read, out of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from grpo_audit.ledger.project import Project
+from grpo_audit.record.events import Comparison, EvalTask, EventKind, Rollout, Step
+from grpo_audit.stats.findings import Limits, RunEvidence
+
+
+def read_run(project: Project, run_id: str, limits: Limits | None = None) -> RunEvidence:
+    """The events of one run that the rules look at; rollouts are streamed, and can be read once.
+
+    Raises DamagedRecordError when an event cannot be read.
+    """
+    steps: list[tuple[int, Step]] = []
+    evaluations: list[tuple[int, EvalTask]] = []
+    comparison: tuple[int, Comparison] | None = None
+    for event in project.events(run_id=run_id, kinds={EventKind.STEP, EventKind.EVAL_TASK, EventKind.COMPARISON}):
+        payload = event.payload
+        if isinstance(payload, Step):
+            steps.append((event.seq, payload))
+        elif isinstance(payload, EvalTask):
+            evaluations.append((event.seq, payload))
+        elif isinstance(payload, Comparison):
+            comparison = (event.seq, payload)
+    return RunEvidence(
+        steps=steps,
+        evaluations=evaluations,
+        comparison=comparison,
+        rollouts=_rollouts(project, run_id),
+        limits=limits or Limits(),
+    )
+
+
+def _rollouts(project: Project, run_id: str) -> Iterator[tuple[int, Rollout]]:
+    for event in project.events(run_id=run_id, kinds={EventKind.ROLLOUT}):
+        if isinstance(event.payload, Rollout):
+            yield event.seq, event.payload
