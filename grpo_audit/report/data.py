@@ -1,0 +1,227 @@
+"""From a record to report data. Everything in the report passes through here; templates only lay it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from grpo_audit.ledger.project import Project
+from grpo_audit.ledger.runs import RunOverview
+from grpo_audit.ledger.tables import CheckpointRow, EvalSampleRow, RunRow, RunStateRow
+from grpo_audit.record.events import (
+    Annotation,
+    Artifact,
+    Comparison,
+    EvalTask,
+    EventKind,
+    Finding,
+    ModelSaved,
+    PhaseFinished,
+    ProjectCreated,
+    RunRegistered,
+    RunSealed,
+    Severity,
+    Snapshot,
+    Step,
+)
+from grpo_audit.report import examples
+from grpo_audit.report.budget import EvalTokens, budget
+from grpo_audit.report.coverage import coverage
+from grpo_audit.report.evidence import Evidence, Fact, Source, derived, measured, series
+from grpo_audit.report.governance import governance, value_of
+from grpo_audit.report.index import evidence_index
+from grpo_audit.report.method import method, read_config, reward_sources
+from grpo_audit.report.model import Attempt, FindingItem, Header, OtherRun, RecordSection, ReportData
+from grpo_audit.report.numbers import whole
+from grpo_audit.report.provenance import card_facts, environment_facts, lineage, notice, prompt_facts
+from grpo_audit.report.reader import Entry, RunReader
+from grpo_audit.report.rejections import rejections
+from grpo_audit.report.release import release
+from grpo_audit.report.training import read_steps, training
+from grpo_audit.report.verdict import LIMITS, verdict_box
+from grpo_audit.report.visible import shortened
+from grpo_audit.verify.verdict import VerifyReport
+
+MAX_NAMED = 12
+"""Events a finding names one by one in the report; of a longer list the two ends and their number."""
+
+_GRAVITY = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+
+def collect(project: Project, run_id: str, verification: VerifyReport | None) -> ReportData:
+    """Everything the report says about a run, from its record alone. Same record, same data.
+
+    ``run_id`` is the full id. ``verification`` is the result of ``verify`` on this record; None is shown as "not
+    verified", never as a pass. Memory does not grow with the number of rollouts.
+
+    Raises ConfigError when there is no such run, StorageError when the record cannot be read.
+    """
+    run = project.find_run(run_id)
+    reader = RunReader(project, run.run_id)
+    with project.session() as session:
+        data = _collect(reader, session, run, verification)
+        return replace(data, index=evidence_index(session, data))
+
+
+def _collect(reader: RunReader, session: Session, run: RunOverview, verification: VerifyReport | None) -> ReportData:
+    registered = reader.registered()
+    config = read_config(registered)
+    saved, comparison, seal = reader.newest(ModelSaved), reader.newest(Comparison), reader.newest(RunSealed)
+    artifacts = list(reader.entries(Artifact))
+    tasks = {(entry.payload.phase, entry.payload.task): entry for entry in reader.entries(EvalTask)}
+    steps = read_steps(reader.entries(Step))
+    released = release(registered, tasks, comparison, saved)
+    trained = training(steps, config.training.steps)
+    described = method(registered, config)
+    rewards = reward_sources(registered, _source_texts(reader, artifacts))
+    prompts = prompt_facts(registered)
+    rejected = rejections(session, run.run_id)
+    cost = budget(
+        registered.payload.model, steps, list(reader.entries(PhaseFinished)), _eval_tokens(session, run.run_id)
+    )
+    origin = lineage(registered, list(reader.entries(Snapshot)), saved, artifacts)
+    declared = governance(registered, config, list(reader.entries(Annotation)))
+    licence = value_of(declared, "Licence of the trained weights").value
+    state_source = Source(Evidence.MEASURED, (_state_seq(session, run.run_id),))
+    return ReportData(
+        header=_header(reader, run, registered, state_source),
+        notice=notice(registered),
+        verdict=verdict_box(run, state_source, seal, released, comparison, verification, reader.project.head),
+        release=released,
+        training=trained,
+        rollouts=examples.rollout_examples(reader, session, trained.series),
+        flipped=examples.flipped_examples(reader, session, comparison),
+        method=described,
+        rewards=rewards,
+        prompts=prompts,
+        rejections=rejected,
+        budget=cost,
+        environment=environment_facts(registered),
+        packages=tuple(registered.payload.environment.packages.items()),
+        lineage=origin,
+        findings=_findings(list(reader.entries(Finding))),
+        governance=declared,
+        attempts=_attempts(session, run.run_id),
+        runs=_runs(session, reader.project, run.run_id),
+        record=_record(reader, session, run, registered),
+        coverage=coverage(described, rewards, prompts, rejected, cost, released, origin, declared),
+        limits=LIMITS,
+        card=card_facts(registered, saved, licence, reader.project.head.root),
+    )
+
+
+def _header(reader: RunReader, run: RunOverview, registered: Entry[RunRegistered], state: Source) -> Header:
+    created = next(reader.project.events(kinds=[EventKind.PROJECT_CREATED])).payload
+    assert isinstance(created, ProjectCreated)
+    return Header(
+        run_id=run.run_id,
+        name=run.name,
+        project=created.name,
+        tool=registered.payload.tool,
+        state=run.state,
+        registered_at=registered.at,
+        ended_at=run.changed_at if run.changed_at != registered.at else None,
+        source=Source(Evidence.MEASURED, (registered.seq, *state.seqs)),
+    )
+
+
+def _source_texts(
+    reader: RunReader, artifacts: Sequence[Entry[Artifact]]
+) -> dict[str, tuple[Entry[Artifact], str | None]]:
+    return {
+        entry.payload.digest: (entry, reader.text(entry.seq, "text"))
+        for entry in artifacts
+        if entry.payload.role == "reward source"
+    }
+
+
+def _eval_tokens(session: Session, run_id: str) -> EvalTokens:
+    statement = (
+        select(
+            EvalSampleRow.phase,
+            func.sum(EvalSampleRow.completion_tokens),
+            func.min(EvalSampleRow.seq),
+            func.max(EvalSampleRow.seq),
+            func.count(),
+        )
+        .where(EvalSampleRow.run_id == run_id, EvalSampleRow.completion_tokens.is_not(None))
+        .group_by(EvalSampleRow.phase)
+    )
+    return {
+        phase: (int(total or 0), (first or 0, last or 0), count)
+        for phase, total, first, last, count in session.execute(statement)
+    }
+
+
+def _findings(entries: Sequence[Entry[Finding]]) -> tuple[FindingItem, ...]:
+    """Most severe first, then in the order of the record."""
+    ordered = sorted(entries, key=lambda entry: (_GRAVITY[entry.payload.severity], entry.seq))
+    return tuple(
+        FindingItem(
+            rule=entry.payload.rule,
+            severity=entry.payload.severity,
+            message=shortened(entry.payload.message, 2000),
+            source=Source(Evidence.MEASURED, (entry.seq,)),
+            rests_on=_named(entry.payload.evidence),
+        )
+        for entry in ordered
+    )
+
+
+def _named(seqs: Sequence[int]) -> Source:
+    if len(seqs) <= MAX_NAMED:
+        return Source(Evidence.MEASURED, tuple(seqs))
+    return series(Evidence.MEASURED, seqs)
+
+
+def _attempts(session: Session, run_id: str) -> tuple[Attempt, ...]:
+    rows = session.execute(select(RunStateRow).where(RunStateRow.run_id == run_id).order_by(RunStateRow.seq)).scalars()
+    return tuple(
+        Attempt(row.attempt, row.state, row.at, shortened(row.detail), Source(Evidence.MEASURED, (row.seq,)))
+        for row in rows
+    )
+
+
+def _state_seq(session: Session, run_id: str) -> int:
+    statement = select(func.max(RunStateRow.seq)).where(RunStateRow.run_id == run_id)
+    return session.execute(statement).scalar_one() or 0
+
+
+def _runs(session: Session, project: Project, run_id: str) -> tuple[OtherRun, ...]:
+    seqs = {found: seq for found, seq in session.execute(select(RunRow.run_id, RunRow.seq))}
+    return tuple(
+        OtherRun(
+            run_id=run.run_id,
+            name=run.name,
+            registered_at=run.registered_at,
+            state=run.state.value,
+            model=run.model,
+            preset=run.preset,
+            this=run.run_id == run_id,
+            source=Source(Evidence.MEASURED, (seqs[run.run_id],)),
+        )
+        for run in project.runs()
+    )
+
+
+def _record(reader: RunReader, session: Session, run: RunOverview, registered: Entry[RunRegistered]) -> RecordSection:
+    counts = reader.project.counts(run.run_id)
+    head = reader.project.head
+    note = session.execute(select(CheckpointRow.note).order_by(CheckpointRow.size.desc()).limit(1)).scalar()
+    facts: list[Fact] = [
+        derived("Events of this run", whole(sum(counts.values())), how="counted; by kind below"),
+        derived("Events of the record", whole(head.size), how="size of the newest signed tree head"),
+        derived("Root", head.root.hex(), mono=True, how="RFC 6962 tree over all events, SHA-256"),
+        measured("Project", reader.project.project_id, 0, mono=True),
+        measured("Verifier key", reader.project.public_key, 0, mono=True),
+        measured("Registered before step 0", f"as event {registered.seq} at {registered.at}", registered.seq),
+    ]
+    return RecordSection(
+        facts=tuple(facts),
+        by_kind=tuple(sorted((kind.value, count) for kind, count in counts.items())),
+        checkpoint=None if note is None else note.decode("utf-8", errors="replace"),
+        commands=(f"grpo-audit verify {run.run_id} --db RECORD", f"grpo-audit report {run.run_id} --db RECORD"),
+    )

@@ -1,0 +1,250 @@
+"""What was optimised and how: preset, differences, formula, settings by topic, and the reward sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from grpo_audit.config.presets import PRESETS, Preset
+from grpo_audit.config.run import RunConfig
+from grpo_audit.errors import StorageError
+from grpo_audit.record.events import Artifact, RewardIdentity, RunRegistered
+from grpo_audit.report.evidence import Absence, Evidence, Fact, Source, absent, measured
+from grpo_audit.report.model import Difference, Method, RewardSource
+from grpo_audit.report.numbers import significant
+from grpo_audit.report.reader import Entry
+
+_OBJECTIVE = (
+    ("Advantage", ("objective.advantage.normaliser", "objective.advantage.ddof", "objective.advantage.epsilon")),
+    ("Surrogate and clipping", ("objective.surrogate.clip_low", "objective.surrogate.clip_high")),
+    ("KL to the reference policy", ("objective.kl.beta", "objective.kl.estimator", "objective.kl.measure_every")),
+    ("Aggregation and masking", ("objective.aggregation", "objective.mask_truncated")),
+)
+_SAMPLER = (
+    "sampling.group_size",
+    "sampling.prompts_per_step",
+    "sampling.temperature",
+    "sampling.max_completion_tokens",
+    "sampling.max_prompt_tokens",
+)
+_OPTIMISER = (
+    "training.steps",
+    "training.learning_rate",
+    "training.warmup_steps",
+    "training.adam_betas",
+    "training.adam_epsilon",
+    "training.weight_decay",
+    "training.max_grad_norm",
+    "training.microbatch_tokens",
+)
+_HELD = ("seed", "model.precision", "model.gradient_checkpointing", "model.chat_template", "model.device")
+
+_FORMULA_PARTS = (
+    "sampling",
+    "advantage",
+    "equal rewards",
+    "missing rewards",
+    "ratio",
+    "surrogate",
+    "kl",
+    "aggregation",
+    "truncated completions",
+    "loss",
+    "gradient",
+    "same words elsewhere",
+)
+
+_LABELS = {
+    "ddof": "Delta degrees of freedom",
+    "clip_low": "Clip below, 1 −",
+    "clip_high": "Clip above, 1 +",
+    "beta": "β, weight of the penalty",
+    "measure_every": "Measured every (steps, when β is 0)",
+    "mask_truncated": "Truncated completions left out",
+    "group_size": "Group size G",
+    "max_completion_tokens": "Longest completion (tokens)",
+    "max_prompt_tokens": "Longest prompt (tokens)",
+    "learning_rate": "Learning rate",
+    "adam_betas": "Adam β₁, β₂",
+    "adam_epsilon": "Adam ε",
+    "max_grad_norm": "Gradient norm clipped at",
+    "microbatch_tokens": "Microbatch (tokens; the loss does not depend on it)",
+}
+
+
+def read_config(registered: Entry[RunRegistered]) -> RunConfig:
+    """The resolved configuration of a run. Raises StorageError when this version cannot read it."""
+    try:
+        return RunConfig.model_validate(registered.payload.config, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StorageError(
+            f"Cannot read the configuration registered by event {registered.seq}",
+            found=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+            next_step="Use the version of grpo-audit that wrote the record",
+        ) from error
+
+
+def method(registered: Entry[RunRegistered], config: RunConfig) -> Method:
+    """Everything that decides what one optimiser step does."""
+    payload = registered.payload
+    values = _flatten(config.model_dump())
+    changed = {difference.path for difference in payload.preset_differences}
+    preset = PRESETS.get(payload.preset)
+    settings = _Settings(registered.seq, values, _defaults(config), changed, preset)
+    groups = [(title, settings.facts(paths)) for title, paths in _OBJECTIVE]
+    groups.append(("Reference and old policy", _policies(registered, config)))
+    groups.append(("Sampler", (*settings.facts(_SAMPLER), _untouched_sampler())))
+    groups.append(("Optimiser and schedule", (_optimiser(), *settings.facts(_OPTIMISER))))
+    groups.append(("Seed and precision", settings.facts(_HELD)))
+    return Method(
+        preset=payload.preset,
+        preset_source=payload.preset_source,
+        differences=tuple(
+            Difference(difference.path, difference.preset, difference.value)
+            for difference in payload.preset_differences
+        ),
+        unstated=preset.unstated if preset else (),
+        deviations=preset.deviations if preset else (),
+        formula=tuple(sorted(payload.formula.items(), key=_formula_order)),
+        groups=tuple((title, tuple(facts)) for title, facts in groups),
+        source=Source(Evidence.MEASURED, (registered.seq,)),
+    )
+
+
+def reward_sources(
+    registered: Entry[RunRegistered], texts: Mapping[str, tuple[Entry[Artifact], str | None]]
+) -> tuple[RewardSource, ...]:
+    """Reward sources with their text. ``texts`` maps the digest of a source to its artifact and its content."""
+    return tuple(_reward(registered.seq, identity, texts) for identity in registered.payload.rewards)
+
+
+def _reward(
+    seq: int, identity: RewardIdentity, texts: Mapping[str, tuple[Entry[Artifact], str | None]]
+) -> RewardSource:
+    found = texts.get(identity.source_digest)
+    text = found[1] if found else None
+    if found is None:
+        missing = "the record holds no artifact with this digest"
+    elif text is None:
+        missing = "the text was erased or is kept outside the record"
+    else:
+        missing = ""
+    return RewardSource(
+        name=identity.name,
+        function=identity.source,
+        role=identity.role,
+        kind=identity.kind,
+        weight=identity.weight,
+        version=identity.version,
+        domain=identity.domain,
+        time_limit_s=identity.time_limit_s,
+        digest=identity.source_digest,
+        file=identity.source_file,
+        text=text,
+        missing=missing,
+        source=Source(Evidence.MEASURED, (seq, found[0].seq) if found else (seq,)),
+    )
+
+
+class _Settings:
+    """Facts about configuration values; the evidence says whose choice each one is."""
+
+    def __init__(
+        self, seq: int, values: dict[str, Any], defaults: dict[str, Any], changed: set[str], preset: Preset | None
+    ) -> None:
+        self._seq = seq
+        self._values = values
+        self._defaults = defaults
+        self._changed = changed
+        self._preset = preset
+
+    def facts(self, paths: tuple[str, ...]) -> tuple[Fact, ...]:
+        return tuple(self._fact(path) for path in paths if path in self._values)
+
+    def _fact(self, path: str) -> Fact:
+        value = self._values[path]
+        label = _label(path)
+        if value is None:
+            return absent(label, "the recipe sets none", Absence.NOT_DECLARED)
+        return Fact(label, _text(value), self._source(path, value))
+
+    def _source(self, path: str, value: object) -> Source:
+        if path in self._changed:
+            return Source(Evidence.DECLARED, (self._seq,), note="differs from the preset")
+        if self._preset and path in self._preset.values and self._preset.values[path] == value:
+            return Source(Evidence.CITED, (self._seq,), note=f"as the preset: {self._preset.source}")
+        if path in self._defaults and self._defaults[path] == value:
+            return Source(Evidence.DEFAULTED, (self._seq,))
+        return Source(Evidence.DECLARED, (self._seq,))
+
+
+def _policies(registered: Entry[RunRegistered], config: RunConfig) -> tuple[Fact, ...]:
+    return (
+        measured("Reference policy", registered.payload.reference, registered.seq),
+        Fact(
+            "Old policy",
+            "the policy that sampled the step: each step samples afresh and updates once; no snapshot is kept apart",
+            Source(Evidence.DERIVED, (registered.seq,), note="one update a step in this version of the trainer"),
+        ),
+        Fact(
+            "Penalty in the loss",
+            "yes" if config.objective.kl.beta else "no (β is 0); the distance is measured, not penalised",
+            Source(Evidence.DERIVED, (registered.seq,), note="from β"),
+        ),
+    )
+
+
+def _formula_order(part: tuple[str, str]) -> tuple[int, str]:
+    """Canonical bytes sort the parts by name; people read them as the loss is built."""
+    name = part[0]
+    return (_FORMULA_PARTS.index(name) if name in _FORMULA_PARTS else len(_FORMULA_PARTS), name)
+
+
+def _optimiser() -> Fact:
+    return Fact("Optimiser", "AdamW", Source(Evidence.DERIVED, note="the only one of this version of the trainer"))
+
+
+def _untouched_sampler() -> Fact:
+    reason = "this version draws from the tempered distribution only; any of these would bias the ratio"
+    return Fact("Top-p, top-k, min-p, penalties", "none", Source(Evidence.DERIVED, note=reason))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, path + "."))
+        else:
+            flat[path] = value
+    return flat
+
+
+def _defaults(config: RunConfig) -> dict[str, Any]:
+    """Every default of the tool, by path: the same configuration with only what has no default."""
+    bare = RunConfig.model_validate(
+        {
+            "model": {"path": config.model.path},
+            "prompts": {"source": config.prompts.source},
+            "rewards": [item.model_dump() for item in config.rewards],
+        }
+    )
+    return _flatten(bare.model_dump())
+
+
+def _label(path: str) -> str:
+    name = path.rpartition(".")[2]
+    return _LABELS.get(name) or name.replace("_", " ").capitalize()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return significant(value, 6)
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value)
+    return str(value)

@@ -1,0 +1,52 @@
+"""What the report asks of a record: the events of one run by type, contents as text, and a few SQL sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from grpo_audit.ledger.project import Project
+from grpo_audit.record.events import Payload, RunRegistered
+
+P = TypeVar("P", bound=Payload)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[P]):
+    """A payload, where it stands in the record, and when it was written."""
+
+    seq: int
+    at: str
+    payload: P
+
+
+class RunReader:
+    """One run of an open project."""
+
+    def __init__(self, project: Project, run_id: str) -> None:
+        self.project = project
+        self.run_id = run_id
+
+    def entries(self, payload: type[P]) -> Iterator[Entry[P]]:
+        """All events of one kind, in the order of the record, one at a time."""
+        for event in self.project.events(self.run_id, kinds=[payload.kind]):
+            assert isinstance(event.payload, payload)
+            yield Entry(event.seq, event.time, event.payload)
+
+    def newest(self, payload: type[P]) -> Entry[P] | None:
+        """The last event of a kind, when there is one."""
+        event = self.project.last(self.run_id, payload.kind)
+        if event is None:
+            return None
+        assert isinstance(event.payload, payload)
+        return Entry(event.seq, event.time, event.payload)
+
+    def registered(self) -> Entry[RunRegistered]:
+        """The registration; the ledger lets no run begin without it."""
+        return next(self.entries(RunRegistered))
+
+    def text(self, seq: int, name: str) -> str | None:
+        """Content of an event as text; None when there is none or it was erased. Broken UTF-8 is shown as U+FFFD."""
+        data = self.project.content(seq, name)
+        return None if data is None else data.decode("utf-8", errors="replace")

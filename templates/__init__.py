@@ -1,0 +1,1 @@
+"""Jinja templates of the report and the model card."""
