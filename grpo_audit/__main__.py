@@ -1,0 +1,5 @@
+"""``python -m grpo_audit``."""
+
+from grpo_audit.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""The ``grpo-audit`` program: the commands, and how every error becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import grpo_audit
+from grpo_audit.cli import compare, evaluate, init, report, run, runs, verify
+from grpo_audit.errors import ExitCode, GrpoAuditError, StorageError
+
+app = typer.Typer(
+    name="grpo-audit",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train with GRPO and leave a tamper-evident record that anyone can check.\n\n"
+    "Start with [bold]grpo-audit run[/bold]: it evaluates, trains, evaluates again, seals, verifies and "
+    "writes the release report on the model that ships with the project.",
+)
+app.command("run")(run.run)
+app.command("train")(run.train)
+app.command("eval")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("verify")(verify.verify)
+app.command("compare")(compare.compare)
+app.command("runs")(runs.runs)
+app.command("show")(runs.show)
+app.command("init")(init.init)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"grpo-audit {grpo_audit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that hold for every command."""
+
+
+def main() -> None:
+    """Run the program; a user-fixable error is one line on stderr and an exit code of the README's table."""
+    try:
+        app()
+    except GrpoAuditError as error:
+        _fail(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM):
+            raise
+        _fail(_storage(error))
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing is lost: go on with grpo-audit run --resume.", file=sys.stderr)
+        sys.exit(ExitCode.INTERRUPTED)
+
+
+def _fail(error: GrpoAuditError) -> None:
+    print(f"grpo-audit: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _storage(error: OSError) -> StorageError:
+    where = error.filename or Path.cwd()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        step = "Free some space, or put record.db and record.folder elsewhere, then grpo-audit run --resume"
+        return StorageError(f"The disk that holds {where} is full", next_step=step)
+    return StorageError(
+        f"{where} cannot be written",
+        found=os.strerror(error.errno or 0),
+        next_step="Choose another place with --set record.db=... and --set record.folder=...",
+    )

@@ -1,0 +1,104 @@
+"""What a run ends with: verification, report, one short table, the paths."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from grpo_audit.cli import console
+from grpo_audit.errors import ExitCode
+from grpo_audit.ledger.project import Project
+from grpo_audit.record.events import Comparison, EventKind, Verdict
+from grpo_audit.report.data import collect
+from grpo_audit.report.render import ReportPaths, render
+from grpo_audit.verify.l0 import verify
+from grpo_audit.verify.verdict import VerifyReport
+
+STYLE = {
+    Verdict.IMPROVED: "green",
+    Verdict.REGRESSED: "bold red",
+    Verdict.NOT_WORSE: "",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.NO_DISCORDANT_PAIRS: "dim",
+}
+
+
+def comparison_table(comparison: Comparison, title: str) -> Table:
+    """Pre, post, difference with interval and verdict of each evaluation."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for name in ("evaluation", "n", "pre", "post", "difference [95 % CI]", "p (Holm)", "verdict"):
+        table.add_column(name, justify="left" if name in ("evaluation", "verdict") else "right")
+    for row in comparison.tasks:
+        interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+        table.add_row(
+            row.task + (" *" if row.safety else ""),
+            str(row.documents),
+            f"{row.pre:.3f}",
+            f"{row.post:.3f}",
+            f"{row.difference:+.3f}{interval}",
+            "-" if row.p_adjusted is None else f"{row.p_adjusted:.2g}",
+            f"[{STYLE[row.verdict]}]{row.verdict}[/]" if STYLE[row.verdict] else str(row.verdict),
+        )
+    if any(row.safety for row in comparison.tasks):
+        table.caption = "* safety behaviour"
+        table.caption_justify = "left"
+    return table
+
+
+def write_report(
+    db: Path, run_id: str, folder: Path, target: Path
+) -> tuple[VerifyReport, ReportPaths, Comparison | None]:
+    """Verify the run with its files in ``folder``, then render its report into ``target``."""
+    verdict = verify(db, run=run_id, run_folder=folder)
+    with Project.open(db, mode="read") as project:
+        paths = render(collect(project, run_id, verdict), target)
+        event = project.last(run_id, EventKind.COMPARISON)
+    comparison = event.payload if event and isinstance(event.payload, Comparison) else None
+    return verdict, paths, comparison
+
+
+def verdict_line(report: VerifyReport) -> str:
+    """The verdict in one line, as rich markup."""
+    run = f"run {report.run.run_id}" if report.run else "no run"
+    if not report.ok:
+        names = ", ".join(f"({check.number}) {check.name}" for check in report.failures)
+        return f"[bold red]NOT INTACT[/bold red]  {run}: {escape(names)}"
+    word = "[bold green]VERIFIED[/bold green]" if report.sealed else "[bold yellow]INTACT, UNFINISHED[/bold yellow]"
+    key = f", key {report.key_source}" if report.key_source else ""
+    return f"{word}  {report.level} integrity, {report.attestation}{key}, {report.events:,} events, {run}"
+
+
+def verdict_json(report: VerifyReport) -> dict[str, object]:
+    """The whole report, with what it derives, for programs."""
+    return {"ok": report.ok, "sealed": report.sealed, "exit_code": int(report.exit_code), **asdict(report)}
+
+
+def finish(db: Path, run_id: str, folder: Path, *, json: bool, target: Path | None = None) -> None:
+    """The end of ``run``, ``train`` and ``report``. Exits non-zero when verification fails."""
+    verdict, paths, comparison = write_report(db, run_id, folder, target or folder)
+    if json:
+        result = {
+            "run": run_id,
+            "record": str(db),
+            "report": str(paths.html),
+            "model_card": str(paths.card),
+            "verification": verdict_json(verdict),
+            "comparison": comparison.model_dump(mode="json") if comparison else None,
+        }
+        typer.echo(jsonlib.dumps(result, indent=2))
+    else:
+        console.out.print()
+        if comparison:
+            console.out.print(comparison_table(comparison, f"{run_id}: before and after RL"))
+        console.out.print(verdict_line(verdict), soft_wrap=True)
+        console.out.print(f"report      {paths.html}", soft_wrap=True)
+        console.out.print(f"model card  {paths.card}", soft_wrap=True)
+        console.out.print(f"record      {db}", soft_wrap=True)
+    if verdict.exit_code != ExitCode.OK:
+        raise typer.Exit(verdict.exit_code)

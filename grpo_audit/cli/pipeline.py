@@ -1,0 +1,336 @@
+"""The pipeline: register, evaluate, train, evaluate again, compare, seal. Each part looks at the record first, so a run
+that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from grpo_audit.cli import console
+from grpo_audit.cli.prepare import Prepared, registration
+from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
+from grpo_audit.ledger.project import NewEvent, Project
+from grpo_audit.record.environment import lock_file
+from grpo_audit.record.events import (
+    Artifact,
+    Comparison,
+    EvalTask,
+    EventKind,
+    Finding,
+    ModelSaved,
+    Payload,
+    Phase,
+    PhaseFinished,
+    Rollout,
+    RunAborted,
+    RunRegistered,
+    RunResumed,
+    RunSealed,
+    Step,
+)
+from grpo_audit.record.events import Snapshot as SnapshotEvent
+from grpo_audit.record.identity import bytes_digest, chat_template, model_identity, weights_digest
+from grpo_audit.stats.findings import RunEvidence, derive
+from grpo_audit.stats.runs import compare_runs
+from grpo_audit_evals.run import evaluate
+from grpo_audit_trainer.loop import train
+from grpo_audit_trainer.outcome import StepOutcome
+from grpo_audit_trainer.policy import Policy
+from grpo_audit_trainer.recorder import Recorder
+from grpo_audit_trainer.snapshot import Snapshot, save_model
+
+P = TypeVar("P", bound=Payload)
+
+
+@dataclass
+class Pipeline:
+    """One run in one project."""
+
+    prepared: Prepared
+    project: Project
+    run_id: str
+    attempt: int = 1
+
+    @property
+    def folder(self) -> Path:
+        """Snapshots, weights and reports of this run."""
+        return Path(self.prepared.config.record.folder) / self.run_id
+
+    # --- what the record says ----------------------------------------------------------------------------------------
+
+    def last(self, kind: EventKind) -> Payload | None:
+        """Payload of the newest event of a kind in this run."""
+        event = self.project.last(self.run_id, kind)
+        return event.payload if event else None
+
+    def append(self, *payloads: Payload) -> None:
+        """Record payloads without content, in one transaction."""
+        self.project.append([NewEvent(payload, self.run_id) for payload in payloads])
+
+    def evaluated(self, phase: Phase) -> set[str]:
+        """Tasks this phase has finished."""
+        events = self.project.events(self.run_id, kinds={EventKind.EVAL_TASK})
+        return {
+            event.payload.task
+            for event in events
+            if isinstance(event.payload, EvalTask) and event.payload.phase == phase
+        }
+
+    # --- register and resume -----------------------------------------------------------------------------------------
+
+    def register(self) -> None:
+        """Fix everything before step 0, with the texts it rests on."""
+        events = [NewEvent(registration(self.prepared), self.run_id)]
+        for role, name, text in self._texts():
+            artifact = Artifact(
+                role=role,
+                name=name,
+                digest=bytes_digest(text),
+                size=len(text),
+                media_type="text/plain",
+                location=None,
+            )
+            events.append(NewEvent(artifact, self.run_id, {"text": text}))
+        self.project.append(events)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _texts(self) -> list[tuple[str, str, bytes]]:
+        resolved = self.prepared.resolved
+        texts = [("recipe", "recipe.yaml", resolved.recipe_text.encode())]
+        for name, source in self.prepared.rewards.source_texts().items():
+            texts.append(("reward source", name, source))
+        template = chat_template(self.prepared.model_folder)
+        if template is not None:
+            texts.append(("chat template", "chat_template.jinja", template.encode()))
+        card = self.prepared.model_folder / "README.md"
+        if card.is_file():
+            texts.append(("base model card", "README.md", card.read_bytes()))
+        lock = lock_file()
+        if lock is not None:
+            texts.append(("lock", lock.name, lock.read_bytes()))
+        return texts
+
+    def resume(self) -> Snapshot | None:
+        """Start a new attempt where the record and the snapshots on disk say; returns the snapshot to go on from."""
+        registered = self.last(EventKind.RUN_REGISTERED)
+        assert isinstance(registered, RunRegistered)
+        _refuse_changes(registered, registration(self.prepared))
+        resumed = self.last(EventKind.RUN_RESUMED)
+        self.attempt = (resumed.attempt if isinstance(resumed, RunResumed) else 1) + 1
+        snapshot = self._newest_snapshot()
+        phase: Phase = "pre"
+        if self.prepared.plan is None or len(self.evaluated("pre")) == len(self.prepared.plan.tasks):
+            phase = "post" if self.last(EventKind.MODEL_SAVED) else "train"
+        self.append(
+            RunResumed(
+                attempt=self.attempt,
+                phase=phase,
+                from_step=snapshot.step if snapshot else 0,
+                snapshot_digest=snapshot.weights_digest if snapshot else None,
+            )
+        )
+        return snapshot
+
+    def _newest_snapshot(self) -> Snapshot | None:
+        """The newest recorded snapshot that is on disk and unchanged."""
+        recorded = [
+            event.payload
+            for event in self.project.events(self.run_id, kinds={EventKind.SNAPSHOT})
+            if isinstance(event.payload, SnapshotEvent)
+        ]
+        for event in sorted(recorded, key=lambda item: item.step, reverse=True):
+            folder = self.folder / event.location
+            if folder.is_dir():
+                snapshot = Snapshot.open(folder)
+                if snapshot.weights_digest == event.weights_digest:
+                    return snapshot
+        return None
+
+    # --- the phases --------------------------------------------------------------------------------------------------
+
+    def evaluate(self, phase: Phase, policy: Policy, digest: str) -> None:
+        """Run the tasks that this phase has not finished; one transaction a task."""
+        suite = self.prepared.suite
+        if suite is None:
+            return
+        done = self.evaluated(phase)
+        todo = [task.task for task in suite.plan.tasks if task.task not in done]
+        if not todo:
+            return
+        documents = {task.task: task.documents for task in suite.plan.tasks}
+        total, finished = sum(documents.values()), sum(documents[name] for name in done)
+        start = time.monotonic()
+        with console.bar(f"evaluate ({phase})", total, start=finished) as bar:
+
+            def on_progress(task: str, done: int, _: int) -> None:
+                bar.update(finished + done, task)
+
+            for result in evaluate(
+                suite, policy, phase=phase, weights_digest=digest, only=todo, on_progress=on_progress
+            ):
+                events = [
+                    NewEvent(item.payload, self.run_id, {"prompt": item.prompt, "response": item.response})
+                    for item in result.samples
+                ]
+                self.project.append([*events, NewEvent(result.task, self.run_id)])
+                finished += documents[result.task.task]
+                bar.update(finished, result.task.task)
+        figures = {"documents": float(total)}
+        self.append(PhaseFinished(phase=phase, attempt=self.attempt, seconds=time.monotonic() - start, figures=figures))
+
+    def train(self, start: Snapshot | None) -> ModelSaved:
+        """Train, recording beside it, and save the released weights."""
+        config = self.prepared.config
+        begin = time.monotonic()
+        with (
+            Recorder(self.project, self.run_id, self.attempt) as recorder,
+            console.bar("train", config.training.steps, start=start.step if start else 0) as bar,
+        ):
+            distance: float | None = None
+
+            def on_step(outcome: StepOutcome) -> None:
+                nonlocal distance
+                distance = outcome.kl if outcome.kl is not None else distance
+                recorder.step(outcome)
+                bar.update(outcome.step + 1, console.step_line(outcome, distance))
+
+            result = train(
+                self.prepared.policy,
+                self.prepared.prompts,
+                self.prepared.rewards,
+                config,
+                folder=self.folder,
+                start=start,
+                on_step=on_step,
+                on_snapshot=recorder.snapshot,
+            )
+            recorder.flush()
+        folder = save_model(self.prepared.policy, self.folder / "model")
+        saved = ModelSaved(location="model", model=model_identity(folder, source=f"{self.run_id}/model", revision=None))
+        finished = PhaseFinished(
+            phase="train",
+            attempt=self.attempt,
+            seconds=time.monotonic() - begin,
+            figures={"steps": float(result.steps)},
+        )
+        self.append(saved, finished)
+        return saved
+
+    def compare(self) -> None:
+        """Pair pre and post, and note what the checks noticed; one transaction."""
+        noticed: list[Finding] = []
+        compared: tuple[int, Comparison] | None = None
+        payloads: list[Payload] = []
+        if self.prepared.plan is not None:
+            result = compare_runs(self.project, self.run_id, self.run_id, first_phase="pre", second_phase="post")
+            payloads.append(result.comparison)
+            noticed += result.findings
+            compared = (self.project.head.size, result.comparison)
+        noticed += derive(
+            RunEvidence(
+                steps=self._numbered(EventKind.STEP, Step),
+                evaluations=self._numbered(EventKind.EVAL_TASK, EvalTask),
+                comparison=compared,
+                rollouts=self._stream(EventKind.ROLLOUT, Rollout),
+            )
+        )
+        payloads += noticed
+        if payloads:
+            self.append(*payloads)
+
+    def _compared(self) -> bool:
+        """Comparison and findings are one transaction, and the last before the seal."""
+        return self.last(EventKind.COMPARISON) is not None or self.last(EventKind.FINDING) is not None
+
+    def _stream(self, kind: EventKind, model: type[P]) -> Iterator[tuple[int, P]]:
+        for event in self.project.events(self.run_id, kinds={kind}):
+            if isinstance(event.payload, model):
+                yield event.seq, event.payload
+
+    def _numbered(self, kind: EventKind, model: type[P]) -> list[tuple[int, P]]:
+        return list(self._stream(kind, model))
+
+    def seal(self) -> None:
+        """State the record's size: nothing but annotations follows."""
+        counts = {kind.value: count for kind, count in self.project.counts(self.run_id).items()}
+        saved = self.last(EventKind.MODEL_SAVED)
+        digest = saved.model.weights_digest if isinstance(saved, ModelSaved) else None
+        self.append(RunSealed(events=sum(counts.values()), by_kind=counts, weights_digest=digest))
+
+    # --- top to bottom ------------------------------------------------------------------------------------------------
+
+    def execute(self, start: Snapshot | None) -> None:
+        """All phases in order. An error is recorded as ``run.aborted`` and raised on; the run can be resumed."""
+        try:
+            self.evaluate("pre", self.prepared.policy, self.prepared.model.weights_digest)
+            saved = self._saved_and_unchanged() or self.train(start)
+            self._evaluate_saved(saved)
+            if not self._compared():
+                self.compare()
+            self.seal()
+        except GrpoAuditError as error:
+            if not isinstance(error, StorageError):  # a record that cannot be written cannot say so
+                self.append(RunAborted(error=str(error)))
+            raise
+
+    def _saved_and_unchanged(self) -> ModelSaved | None:
+        saved = self.last(EventKind.MODEL_SAVED)
+        if not isinstance(saved, ModelSaved):
+            return None
+        folder = self.folder / saved.location
+        if not folder.is_dir() or weights_digest(folder) != saved.model.weights_digest:
+            raise StorageError(
+                f"The trained weights in {folder} are not the recorded ones",
+                expected=saved.model.weights_digest,
+                next_step="Put the folder back, or start a new run",
+            )
+        return saved
+
+    def _evaluate_saved(self, saved: ModelSaved) -> None:
+        """Evaluate the very files that were saved, not what happens to be in memory."""
+        suite = self.prepared.suite
+        if suite is None or len(self.evaluated("post")) == len(suite.plan.tasks):
+            return
+        folder = self.folder / saved.location
+        settings = self.prepared.config.model.model_copy(update={"path": str(folder.absolute()), "revision": None})
+        self.prepared.policy.release()
+        self.evaluate("post", Policy.load(settings, folder), weights_digest(folder))
+
+
+def new_run_id(name: str) -> str:
+    """``NAME-YYYYMMDD-HHMMSS-xxxx`` in UTC."""
+    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _refuse_changes(before: RunRegistered, now: RunRegistered) -> None:
+    """A run goes on with what was registered before step 0, or not at all."""
+    pairs = {
+        "base model weights": (before.model.weights_digest, now.model.weights_digest),
+        "tokenizer": (before.model.tokenizer_digest, now.model.tokenizer_digest),
+        "chat template": (before.model.chat_template_digest, now.model.chat_template_digest),
+        "prompt set": (before.prompts.digest, now.prompts.digest),
+        "reward sources": (_sources(before), _sources(now)),
+        "evaluation protocol": (_protocol(before), _protocol(now)),
+    }
+    for what, (registered, found) in pairs.items():
+        if registered != found:
+            raise ConfigError(
+                f"The {what} changed since the run was registered",
+                found=str(found),
+                expected=str(registered),
+                next_step="Put the registered one back, or start a new run",
+            )
+
+
+def _sources(registered: RunRegistered) -> str:
+    return ", ".join(f"{item.name} {item.source_digest}" for item in registered.rewards)
+
+
+def _protocol(registered: RunRegistered) -> str:
+    return registered.evaluation.protocol_digest if registered.evaluation else "none"

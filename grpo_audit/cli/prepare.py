@@ -1,0 +1,112 @@
+"""Everything that can be wrong is looked at before anything is written: model, prompts, rewards, suite, disk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpo_audit
+from grpo_audit.config.formula import manifest
+from grpo_audit.config.load import Resolved
+from grpo_audit.config.run import RunConfig
+from grpo_audit.errors import StorageError
+from grpo_audit.prompts.loading import PromptSet, load
+from grpo_audit.record.environment import environment
+from grpo_audit.record.events import EvaluationPlan, ModelIdentity, RunRegistered
+from grpo_audit.record.identity import model_identity
+from grpo_audit.rewards.runner import RewardRunner
+from grpo_audit_evals.suite import Suite, load_suite
+from grpo_audit_trainer.policy import Policy, accelerator, resolve_folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs, checked."""
+
+    resolved: Resolved
+    policy: Policy
+    model: ModelIdentity
+    model_folder: Path
+    prompts: PromptSet
+    rewards: RewardRunner
+    suite: Suite | None
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return self.resolved.config
+
+    @property
+    def plan(self) -> EvaluationPlan | None:
+        """The evaluation plan, fixed before step 0."""
+        return self.suite.plan if self.suite else None
+
+
+@contextmanager
+def prepare(resolved: Resolved) -> Iterator[Prepared]:
+    """Load and check all parts; the reward processes end with the context.
+
+    Raises the error of the first part that cannot be used. Nothing has been written by then.
+    """
+    config = resolved.config
+    prompts = load(config.prompts, resolved.base_dir)
+    folder = resolve_folder(config.model, resolved.base_dir)
+    model = model_identity(folder, source=config.model.path, revision=config.model.revision)
+    _check_storage(config, model)
+    suite = load_suite(config.evaluation, resolved.base_dir) if config.evaluation.suite else None
+    policy = Policy.load(config.model, resolved.base_dir)
+    policy.check_prompts(prompts.rows, config.sampling)
+    with RewardRunner(config.rewards, resolved.base_dir) as rewards:
+        yield Prepared(resolved, policy, model, folder, prompts, rewards, suite)
+
+
+def registration(prepared: Prepared) -> RunRegistered:
+    """The event that fixes everything before step 0."""
+    config, resolved = prepared.config, prepared.resolved
+    beta = config.objective.kl.beta
+    reference = f"initial weights of this run, {prepared.model.weights_digest}" + (
+        "" if beta > 0 else "; beta is 0, so it is only measured against"
+    )
+    return RunRegistered(
+        name=config.name,
+        tool=f"grpo-audit {grpo_audit.__version__}",
+        config=config.model_dump(mode="json"),
+        preset=config.preset,
+        preset_source=resolved.preset.source,
+        preset_differences=list(resolved.differences),
+        formula=manifest(config.objective, config.sampling),
+        model=prepared.model,
+        reference=reference,
+        rewards=prepared.rewards.identities(),
+        prompts=prepared.prompts.identity,
+        evaluation=prepared.plan,
+        environment=environment(accelerator()),
+    )
+
+
+def _check_storage(config: RunConfig, model: ModelIdentity) -> None:
+    """Snapshots hold weights and two moments in float32; refuse to start what cannot be kept."""
+    for place in (Path(config.record.db).parent, Path(config.record.folder)):
+        existing = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"{place} cannot be written",
+                found=error.strerror or str(error),
+                next_step="Choose another place with --set record.db=... and --set record.folder=...",
+            ) from error
+        free = shutil.disk_usage(existing).free
+        needed = model.parameters * 4 * (3 * (config.training.keep_snapshots + 1) + 1)
+        if free < needed:
+            raise StorageError(
+                f"Too little space in {place}",
+                found=f"{free / 1e9:.2f} GB free",
+                expected=f"{needed / 1e9:.2f} GB for snapshots and weights",
+                next_step="Free some space, lower training.keep_snapshots, or set record.folder to another disk",
+            )

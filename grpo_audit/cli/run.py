@@ -1,0 +1,159 @@
+"""``grpo-audit run`` and ``grpo-audit train``."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grpo_audit.cli import console
+from grpo_audit.cli.outcome import finish
+from grpo_audit.config.load import Resolved, differences, dump, resolve
+from grpo_audit.config.presets import find
+from grpo_audit.config.run import RunConfig
+from grpo_audit.config.sections import EvaluationConfig
+from grpo_audit.errors import ConfigError
+from grpo_audit.ledger.project import Project
+from grpo_audit.ledger.runs import RunState
+from grpo_audit.record.events import Artifact, EventKind, RunRegistered
+
+Recipe = Annotated[
+    Path | None,
+    typer.Argument(help="Recipe (YAML). Left out: the recipe of the model that ships with the project."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one key, e.g. --set training.steps=20. May be repeated."),
+]
+Db = Annotated[Path | None, typer.Option("--db", help="The record (SQLite). Default: record.db of the recipe.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+
+BASE_DIR_FILE = "base_dir.txt"
+"""In the run folder: where the recipe's relative paths start, for --resume. Not part of the record."""
+
+
+def run(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest unfinished run (or --run) of the record.")
+    ] = False,
+    run_ref: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Which run to resume.")] = None,
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Evaluate, train with GRPO, evaluate again, compare, seal, verify, write the report.
+
+    Examples: [bold]grpo-audit run[/bold] (the built-in demonstration), [bold]grpo-audit run recipe.yaml --set
+    training.steps=50[/bold], [bold]grpo-audit run --resume[/bold] after an interruption.
+    """
+    if resume:
+        if recipe is not None or overrides or dry_run:
+            raise ConfigError(
+                "--resume goes on with the recorded configuration",
+                found="a recipe, --set or --dry-run beside it",
+                next_step="Use --resume alone, with --db and --run where needed",
+            )
+        _resume(db or Path("runs/record.db"), run_ref, json=json)
+        return
+    if run_ref is not None:
+        raise ConfigError("--run names a run to resume", next_step="Add --resume")
+    _start(_resolved(recipe, overrides, db), dry_run=dry_run, json=json)
+
+
+def train(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Train and record, without the evaluations before and after.
+
+    The same as [bold]run[/bold] with [bold]evaluation.suite: null[/bold]: the report then has no figures on behaviour.
+    """
+    resolved = _resolved(recipe, overrides, db)
+    config = resolved.config.model_copy(update={"evaluation": EvaluationConfig(suite=None)})
+    _start(replace(resolved, config=config), dry_run=dry_run, json=json)
+
+
+def _resolved(recipe: Path | None, overrides: list[str] | None, db: Path | None) -> Resolved:
+    if recipe is None:
+        from grpo_audit_builtin import RECIPE
+
+        recipe = RECIPE
+    settings = [*(overrides or []), *([f"record.db={jsonlib.dumps(str(db))}"] if db else [])]
+    return resolve(recipe, settings)
+
+
+def _start(resolved: Resolved, *, dry_run: bool, json: bool) -> None:
+    if dry_run:
+        if json:
+            typer.echo(jsonlib.dumps(resolved.config.model_dump(mode="json"), indent=2))
+        else:
+            typer.echo(dump(resolved.config), nl=False)
+        return
+    from grpo_audit.cli.pipeline import Pipeline, new_run_id
+    from grpo_audit.cli.prepare import prepare
+
+    console.summary(resolved)
+    with prepare(resolved) as prepared, Project.open(resolved.config.record.db, mode="create") as project:
+        pipeline = Pipeline(prepared, project, new_run_id(resolved.config.name))
+        pipeline.register()
+        console.say(f"registered run {pipeline.run_id} in {resolved.config.record.db}")
+        (pipeline.folder / BASE_DIR_FILE).write_text(str(resolved.base_dir.absolute()), encoding="utf-8")
+        (pipeline.folder / "config.yaml").write_text(dump(resolved.config), encoding="utf-8")
+        pipeline.execute(None)
+    finish(Path(resolved.config.record.db), pipeline.run_id, pipeline.folder, json=json)
+
+
+def _resume(db: Path, run_ref: str | None, *, json: bool) -> None:
+    from grpo_audit.cli.pipeline import Pipeline
+    from grpo_audit.cli.prepare import prepare
+
+    with Project.open(db, mode="write") as project:
+        run_id = _unfinished(project, run_ref)
+        resolved = _registered(project, run_id)
+        console.say(f"resuming {run_id}")
+        with prepare(resolved) as prepared:
+            pipeline = Pipeline(prepared, project, run_id)
+            pipeline.folder.mkdir(parents=True, exist_ok=True)
+            start = pipeline.resume()
+            console.say(f"attempt {pipeline.attempt}, from step {start.step if start else 0}")
+            pipeline.execute(start)
+    finish(db, run_id, pipeline.folder, json=json)
+
+
+def _unfinished(project: Project, run_ref: str | None) -> str:
+    if run_ref is not None:
+        run = project.find_run(run_ref)
+        if run.state == RunState.SEALED:
+            raise ConfigError(f"Run {run.run_id} is sealed, so there is nothing to resume")
+        return run.run_id
+    unfinished = [run.run_id for run in project.runs() if run.state != RunState.SEALED]
+    if not unfinished:
+        raise ConfigError(
+            f"{project.name} has no unfinished run", next_step="Start one with grpo-audit run RECIPE.yaml"
+        )
+    return unfinished[-1]
+
+
+def _registered(project: Project, run_id: str) -> Resolved:
+    """The configuration as it was registered before step 0."""
+    event = project.last(run_id, EventKind.RUN_REGISTERED)
+    if event is None or not isinstance(event.payload, RunRegistered):
+        raise ConfigError(f"Run {run_id} was never registered", next_step="Start a new run")
+    config = RunConfig.model_validate(event.payload.config, strict=False)
+    origin = Path(config.record.folder) / run_id / BASE_DIR_FILE
+    base_dir = Path(origin.read_text(encoding="utf-8")) if origin.is_file() else Path.cwd()
+    recipe = b""
+    for artifact in project.events(run_id, kinds={EventKind.ARTIFACT}):
+        if isinstance(artifact.payload, Artifact) and artifact.payload.role == "recipe":
+            recipe = project.content(artifact.seq, "text") or b""
+    preset = find(config.preset, where="the record")
+    return Resolved(config, base_dir, recipe.decode(), preset, differences(config, preset))
