@@ -33,7 +33,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
-def save_tiny_model(folder: Path, architecture: str = "llama", *, seed: int = 0, chat_template: str | None = None) -> Path:
+def save_tiny_model(
+    folder: Path, architecture: str = "llama", *, seed: int = 0, chat_template: str | None = None
+) -> Path:
     """Save a random model of two layers with its tokenizer; about 30,000 parameters."""
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = chat_template

@@ -60,9 +60,12 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM):
             raise
         _fail(_storage(error))
-    except KeyboardInterrupt:
-        print("Interrupted. Nothing is lost: go on with grpo-audit run --resume.", file=sys.stderr)
-        sys.exit(ExitCode.INTERRUPTED)
+    except SystemExit as end:  # the command-line library turns Ctrl-C into this code
+        if end.code == ExitCode.INTERRUPTED:
+            print(
+                "Interrupted. Nothing is lost: a registered run goes on with grpo-audit run --resume", file=sys.stderr
+            )
+        raise
 
 
 def _fail(error: GrpoAuditError) -> None:

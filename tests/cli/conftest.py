@@ -100,7 +100,8 @@ class Workplace:
 def furnish(folder: Path, architecture: str = "llama") -> None:
     """Write model, prompts, rewards, suite and recipe."""
     save_tiny_model(folder / "model", architecture)
-    rows = [{"id": f"p{index}", "prompt": f"Say {word}: "} for index, word in enumerate("one two three four five".split())]
+    words = ("one", "two", "three", "four", "five")
+    rows = [{"id": f"p{index}", "prompt": f"Say {word}: "} for index, word in enumerate(words)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rewards.py").write_text(REWARDS)
     (folder / "recipe.yaml").write_text(RECIPE)

@@ -67,13 +67,14 @@ def test_1_changed(finished, tmp_path: Path, attack: str) -> None:
 
 
 def test_1_truncated_with_its_checkpoints(finished, tmp_path: Path) -> None:
-    """Cutting the newest events together with everything derived from them is found by the head this machine remembers."""
+    """Cutting the newest events with everything derived from them is found by the head this machine remembers."""
     place = copied(finished, tmp_path)
     with sqlite3.connect(place.folder / "runs/record.db") as connection:
         cut = connection.execute("select max(size) from checkpoint where size < (select max(size) from checkpoint)")
         size = cut.fetchone()[0]
         tables = connection.execute(
-            "select name from sqlite_master where type = 'table' and name not like 'sqlite%' and name not like 'alembic%'"
+            "select name from sqlite_master "
+            "where type = 'table' and name not like 'sqlite%' and name not like 'alembic%'"
         ).fetchall()
         for (name,) in tables:
             column = "size >" if name == "checkpoint" else "seq >="

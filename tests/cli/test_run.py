@@ -14,6 +14,7 @@ from grpo_audit.errors import ExitCode
 
 
 def rows(finished, query: str) -> list[tuple]:
+    """Ask the shared run's record."""
     with sqlite3.connect(f"file:{finished.place.folder / 'runs/record.db'}?mode=ro", uri=True) as connection:
         return connection.execute(query).fetchall()
 
@@ -40,9 +41,8 @@ def test_report_and_card_are_where_it_says(finished) -> None:
 def test_every_rollout_of_every_step_is_in_the_record(finished) -> None:
     """4 steps of 3 prompts and 4 completions are 48 rollouts, each with its text, trace and both rewards."""
     assert rows(finished, "select count(*), count(distinct step) from rollout") == [(48, 4)]
-    assert rows(finished, "select count(*) from content where name in ('completion', 'trace') and data is not null") == [
-        (96,)
-    ]
+    kept = "select count(*) from content where name in ('completion', 'trace') and data is not null"
+    assert rows(finished, kept) == [(96,)]
     assert rows(finished, "select count(*) from reward where source in ('vowels', 'length')") == [(96,)]
 
 
@@ -81,7 +81,7 @@ def test_the_same_recipe_gives_the_same_weights(finished, workplace, released) -
 def test_other_architectures_train_by_the_same_command(workplace, architecture: str) -> None:
     """Qwen2 and Gemma folders with a chat template train, seal and verify like the Llama one."""
     shutil.rmtree(workplace.folder / "model")
-    template = "{% for m in messages %}<u>{{ m['content'] }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    template = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
     save_tiny_model(workplace.folder / "model", architecture, chat_template=template)
     done = workplace.run("train", "recipe.yaml", "--set", "training.steps=2", "--json")
     assert done.returncode == 0, done.stderr

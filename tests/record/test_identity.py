@@ -26,6 +26,7 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], bytes
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A model folder with two tensors."""
     write_safetensors(tmp_path / "model.safetensors", TENSORS)
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     (tmp_path / "tokenizer.json").write_text("{}")

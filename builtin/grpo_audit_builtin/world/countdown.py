@@ -24,10 +24,11 @@ MAX_INTERMEDIATE = 400
 ATTEMPT_HITS = 0.36
 """Chance that the next try of the recorded solver is one that reaches the target."""
 MAX_TRIES = 4
-LAZY = 0.6
-"""Share of recorded solvers that answer with their first try, right or wrong. Trying again is what RL can learn."""
 MALFORMED = 0.06
-"""Share of pre-training completions whose tags are damaged."""
+"""Share of pre-training completions whose tags are damaged in one of several ways."""
+SLOPPY = {0: 0.1, 1: 0.7}
+"""By parity of the target: share of recorded solvers that forget the answer tags. A habit that can be unlearnt: what
+reinforcement learning on a rule reward mends first, as in R1-Zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,8 @@ def unique_problems(size: int, split: Split, count: int, seed: int) -> list[Prob
 
 def trace(problem: Problem, solution: Try, rng: random.Random) -> tuple[str, str]:
     """What the noisy solver wrote down, and the expression it answers with (right or not)."""
-    most = 1 if rng.random() < LAZY else MAX_TRIES
     tries: list[Try] = []
-    while len(tries) < most:
+    while len(tries) < MAX_TRIES:
         hit = rng.random() < ATTEMPT_HITS
         tries.append(solution if hit else random_try(problem.numbers, rng))
         if tries[-1].value == problem.target:
@@ -140,13 +140,18 @@ def completion(thoughts: str, answer: str) -> str:
     return f"<think>{thoughts}</think><answer>{answer}</answer>"
 
 
+def untagged(thoughts: str, answer: str) -> str:
+    """The completion of a solver that forgets the answer tags."""
+    return f"<think>{thoughts}</think>{answer}"
+
+
 def damaged(thoughts: str, answer: str, rng: random.Random) -> str:
     """A completion with one of the usual formatting mistakes."""
     return rng.choice(
         (
             f"<think>{thoughts}<answer>{answer}</answer>",
             f"<think>{thoughts}</think><answer>{answer}",
-            f"<think>{thoughts}</think>{answer}",
+            untagged(thoughts, answer),
             f"<answer>{answer}</answer>",
         )
     )
@@ -156,8 +161,13 @@ def example(size: int, rng: random.Random) -> Example:
     """One pre-training example."""
     problem, solution = next(problems(size, Split.PRETRAIN, rng))
     thoughts, answer = trace(problem, solution, rng)
-    write = damaged(thoughts, answer, rng) if rng.random() < MALFORMED else completion(thoughts, answer)
-    return Example("countdown" if size == 3 else "countdown_transfer", problem.key, problem.prompt, write)
+    if rng.random() < SLOPPY[problem.target % 2]:
+        written = untagged(thoughts, answer)
+    elif rng.random() < MALFORMED:
+        written = damaged(thoughts, answer, rng)
+    else:
+        written = completion(thoughts, answer)
+    return Example("countdown" if size == 3 else "countdown_transfer", problem.key, problem.prompt, written)
 
 
 def solve(problem: Problem) -> str | None:

@@ -1,0 +1,298 @@
+"""The native engine: completions drawn step by step through transformers' own forward pass.
+
+1. Each prompt is read once; its key-value cache is then repeated for the G completions of the group.
+2. Finished rows are dropped from the batch and from the cache as soon as enough of them have gathered.
+3. The noise of a row depends on what the row is, not on where it stands (``noise.py``); its log-probabilities do
+   depend on the rest of the batch, but only by float rounding (about 1e-6): another batch shape lets the matrix
+   library add in another order. Near-ties can therefore flip when a completion is regenerated alone.
+4. Prompts of different length are padded on the left; with prompts of one length no mask is needed at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from grpo_audit_trainer import noise
+from grpo_audit_trainer.policy import Policy
+from grpo_audit_trainer.rollout import cache as kv
+
+COMPACT_BELOW = 0.9
+"""Finished rows are dropped when the share of live rows falls below this."""
+
+OnTokens = Callable[[int], None]
+"""Called with the number of tokens drawn since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledBatch:
+    """N completions of up to T tokens, on the policy's device. Everything behind a row's length is 0."""
+
+    tokens: Tensor
+    """[N, T] int64; the end token is part of the completion."""
+    lengths: Tensor
+    """[N] int64, at least 1."""
+    logp: Tensor
+    """[N, T] float32: log-probability of each token under the distribution it was drawn from."""
+    entropy: Tensor
+    """[N, T] float32: entropy of that distribution, in nats."""
+    stopped: Tensor
+    """[N] bool: ended by an end token; otherwise it ran into the length limit."""
+
+    def inside(self) -> Tensor:
+        """[N, T] bool: token positions that exist."""
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One greedy completion."""
+
+    text: str
+    """Up to, and without, the first stop string or the end token."""
+    raw: str
+    """All that was generated, special tokens included."""
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+class NativeEngine:
+    """Draws completions from a policy."""
+
+    def __init__(self, policy: Policy, *, compact_below: float = COMPACT_BELOW) -> None:
+        self.policy = policy
+        self.compact_below = compact_below
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[list[int]],
+        group_size: int,
+        keys: Tensor,
+        *,
+        temperature: float,
+        max_tokens: int,
+        on_tokens: OnTokens | None = None,
+    ) -> SampledBatch:
+        """``group_size`` completions of each of P prompts (token ids), in order; ``keys`` [P * G] as made by
+        ``noise.row_keys``."""
+        num_rows = len(prompts) * group_size
+        if keys.shape != (num_rows,):
+            raise ValueError(f"expected {num_rows} noise keys, found shape {tuple(keys.shape)}")
+        device = self.policy.device
+        tokens = torch.zeros((num_rows, max_tokens), dtype=torch.int64, device=device)
+        logp = torch.zeros((num_rows, max_tokens), dtype=torch.float32, device=device)
+        entropy = torch.zeros_like(logp)
+        lengths = torch.full((num_rows,), max_tokens, dtype=torch.int64, device=device)
+        stopped = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        ends = torch.tensor(self.policy.eos_ids, device=device)
+
+        def choose(logits: Tensor, rows: Tensor, position: int) -> tuple[Tensor, Tensor]:
+            drawn = draw(logits / temperature, noise.stream_keys(keys[rows], position))
+            tokens[rows, position], logp[rows, position], entropy[rows, position] = drawn
+            ended = torch.isin(drawn[0], ends) & ~stopped[rows]
+            lengths[rows] = torch.where(ended, position + 1, lengths[rows])
+            stopped[rows] |= ended
+            return drawn[0], stopped[rows]
+
+        last = self._decode(prompts, group_size, max_tokens, choose, on_tokens)
+        batch = SampledBatch(tokens[:, :last], lengths.clamp(max=last), logp[:, :last], entropy[:, :last], stopped)
+        outside = ~batch.inside()
+        for tensor in (batch.tokens, batch.logp, batch.entropy):
+            tensor.masked_fill_(outside, 0)
+        return batch
+
+    @torch.no_grad()
+    def greedy(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] | Sequence[Sequence[str]] = (),
+        batch_size: int = 128,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """The most likely token at each step, until an end token, a stop string or the limit.
+
+        ``stop`` is common to all prompts, or one list for each. ``on_progress`` gets the number of prompts finished
+        since the last call. Prompts are worked through in order of length, so that hardly any padding is read.
+        """
+        stops = _per_prompt(stop, len(prompts))
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        results: dict[int, Completion] = {}
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self._greedy_batch([prompts[i] for i in chosen], max_new_tokens, [stops[i] for i in chosen])
+            results.update(zip(chosen, batch, strict=True))
+            if on_progress is not None:
+                on_progress(len(chosen))
+        return [results[index] for index in range(len(prompts))]
+
+    def _greedy_batch(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, stops: Sequence[tuple[str, ...]]
+    ) -> list[Completion]:
+        drawn: list[list[int]] = [[] for _ in prompts]
+        done = [False] * len(prompts)
+        windows = [_window(stop) for stop in stops]
+
+        def choose(logits: Tensor, rows: Tensor, _position: int) -> tuple[Tensor, Tensor]:
+            picked = logits.argmax(dim=-1)
+            live = [(row, token) for row, token in zip(rows.tolist(), picked.tolist(), strict=True) if not done[row]]
+            for row, token in live:
+                drawn[row].append(token)
+                done[row] = token in self.policy.eos_ids
+            watched = [row for row, _ in live if stops[row] and not done[row]]
+            tails = self._texts([drawn[row][-windows[row] :] for row in watched])
+            for row, tail in zip(watched, tails, strict=True):
+                done[row] = any(text in tail for text in stops[row])
+            return picked, torch.tensor([done[row] for row in rows.tolist()], device=picked.device)
+
+        self._decode(prompts, 1, max_new_tokens, choose, None)
+        texts = self._texts(drawn)
+        raws = self.policy.tokenizer.batch_decode(drawn, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return [
+            Completion(_cut(text, stop), raw, ids, "stop" if ended or _cut(text, stop) != text else "length")
+            for text, raw, ids, ended, stop in zip(texts, raws, drawn, done, stops, strict=True)
+        ]
+
+    def _texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """As lm-eval reads completions: without special tokens."""
+        if not rows:
+            return []
+        return list(
+            self.policy.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def _decode(
+        self,
+        prompts: Sequence[list[int]],
+        group_size: int,
+        max_tokens: int,
+        choose: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+        on_tokens: OnTokens | None,
+    ) -> int:
+        """Run until every row is done; returns how many positions were drawn. ``choose(logits, rows, position)``
+        gives the next token of each live row (``rows``: their indices in the whole batch) and which rows are done."""
+        with self.policy.autocast():
+            state, logits = _Decoding.start(self.policy, prompts, group_size, max_tokens)
+            for position in range(max_tokens):
+                picked, done = choose(logits, state.rows, position)
+                num_live = int((~done).sum())
+                if on_tokens is not None:
+                    on_tokens(num_live + state.num_newly_done(num_live))
+                if num_live == 0 or position + 1 == max_tokens:
+                    return position + 1
+                if num_live < self.compact_below * state.rows.shape[0]:
+                    live = (~done).nonzero()[:, 0]
+                    state.keep(live)
+                    picked = picked[live]
+                logits = state.advance(picked)
+        raise AssertionError("unreachable: max_tokens is at least 1")
+
+
+class _Decoding:
+    """The live rows of a batch: cache, mask and positions."""
+
+    def __init__(self, policy: Policy, cache: Any, mask: Tensor | None, lengths: Tensor, length: int) -> None:
+        self.policy = policy
+        self.cache = cache
+        self.mask = mask  # [B, positions to come included] bool; None when all prompts have one length
+        self.positions = lengths  # [B]: position of the next token of each row
+        self.length = length  # cached positions, padding included
+        self.rows = torch.arange(lengths.shape[0], device=lengths.device)
+        self._live = lengths.shape[0]
+
+    @classmethod
+    def start(
+        cls, policy: Policy, prompts: Sequence[list[int]], group_size: int, max_tokens: int
+    ) -> tuple[_Decoding, Tensor]:
+        """Read the prompts, repeat them for their groups; also returns the first logits [B, V]."""
+        ids, mask, lengths = left_padded(prompts, policy.pad_id, policy.device)
+        cache = kv.new_cache(policy.model)
+        output = policy.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions_of(mask) if mask is not None else None,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        kv.expand_group(cache, group_size, policy.device, len(prompts))
+        kv.with_room(cache)
+        if mask is not None:
+            mask = torch.nn.functional.pad(mask, (0, max_tokens), value=True).repeat_interleave(group_size, 0)
+        logits = output.logits[:, -1].float().repeat_interleave(group_size, 0)
+        return cls(policy, cache, mask, lengths.repeat_interleave(group_size), ids.shape[1]), logits
+
+    def keep(self, live: Tensor) -> None:
+        """Drop all other rows."""
+        kv.select_rows(self.cache, live)
+        self.rows, self.positions = self.rows[live], self.positions[live]
+        self.mask = None if self.mask is None else self.mask[live]
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Feed one token a row; the next logits [B, V] float32."""
+        self.length += 1
+        output = self.policy.model(
+            input_ids=tokens[:, None],
+            attention_mask=None if self.mask is None else self.mask[:, : self.length],
+            position_ids=self.positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.positions = self.positions + 1
+        return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+    def num_newly_done(self, num_live: int) -> int:
+        """Rows that ended since the last call."""
+        ended, self._live = self._live - num_live, num_live
+        return ended
+
+
+def draw(scaled: Tensor, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw from softmax(``scaled``) [B, V] by the Gumbel-max trick: token, its log-probability and the entropy of the
+    distribution, [B] each."""
+    logp = torch.log_softmax(scaled, dim=-1)
+    entropy = -(logp.exp() * logp).nan_to_num(nan=0.0).sum(dim=-1)
+    token = (logp + noise.gumbel(streams, logp.shape[-1])).argmax(dim=-1)
+    return token, logp.gather(-1, token[:, None])[:, 0], entropy
+
+
+def left_padded(prompts: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Token ids [P, L], mask [P, L] bool (None when nothing is padded) and lengths [P]."""
+    lengths = [len(prompt) for prompt in prompts]
+    longest = max(lengths)
+    ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    sizes = torch.tensor(lengths, device=device)
+    if min(lengths) == longest:
+        return ids, None, sizes
+    return ids, torch.arange(longest, device=device) >= (longest - sizes)[:, None], sizes
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Position ids [P, L] of left-padded rows; padding gets 0."""
+    return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def _per_prompt(stop: Sequence[str] | Sequence[Sequence[str]], count: int) -> list[tuple[str, ...]]:
+    if all(isinstance(item, str) for item in stop):
+        return [tuple(str(item) for item in stop if item)] * count
+    if len(stop) != count:
+        raise ValueError(f"expected {count} lists of stop strings, found {len(stop)}")
+    return [tuple(text for text in item if text) for item in stop]
+
+
+def _window(stop: tuple[str, ...]) -> int:
+    """Tokens whose text certainly covers a stop string that ended just now: each token is one byte or more, and a
+    character may be split at the front."""
+    return max((len(text.encode()) for text in stop), default=0) + 4
+
+
+def _cut(text: str, stop: tuple[str, ...]) -> str:
+    ends = [index for index in (text.find(item) for item in stop) if index >= 0]
+    return text[: min(ends)] if ends else text
