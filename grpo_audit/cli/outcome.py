@@ -20,34 +20,40 @@ from grpo_audit.report.render import ReportPaths, render
 from grpo_audit.verify.l0 import verify
 from grpo_audit.verify.verdict import VerifyReport
 
-STYLE = {
-    Verdict.IMPROVED: "green",
-    Verdict.REGRESSED: "bold red",
-    Verdict.NOT_WORSE: "",
-    Verdict.INCONCLUSIVE: "yellow",
-    Verdict.NO_DISCORDANT_PAIRS: "dim",
+WORDS = {
+    Verdict.IMPROVED: "[green]improved[/green]",
+    Verdict.REGRESSED: "[bold red]regressed[/bold red]",
+    Verdict.NOT_WORSE: "not worse",
+    Verdict.INCONCLUSIVE: "[yellow]inconclusive[/yellow]",
+    Verdict.NO_DISCORDANT_PAIRS: "[dim]no change[/dim]",
 }
+"""The verdicts, short enough for a terminal."""
+LEGEND = "* safety behaviour; not worse: no regression beyond the margin fixed before step 0"
 
 
 def comparison_table(comparison: Comparison, title: str) -> Table:
     """Pre, post, difference with interval and verdict of each evaluation."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for name in ("evaluation", "n", "pre", "post", "difference [95 % CI]", "p (Holm)", "verdict"):
-        table.add_column(name, justify="left" if name in ("evaluation", "verdict") else "right")
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("evaluation", no_wrap=True)
+    for name in ("pre", "post", "change"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("95 % interval", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for row in comparison.tasks:
-        interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+        known = row.ci_low is not None and row.ci_high is not None
+        interval = f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}]" if known else ""
         table.add_row(
             row.task + (" *" if row.safety else ""),
-            str(row.documents),
             f"{row.pre:.3f}",
             f"{row.post:.3f}",
-            f"{row.difference:+.3f}{interval}",
-            "-" if row.p_adjusted is None else f"{row.p_adjusted:.2g}",
-            f"[{STYLE[row.verdict]}]{row.verdict}[/]" if STYLE[row.verdict] else str(row.verdict),
+            f"{row.difference:+.3f}",
+            escape(interval),
+            WORDS[row.verdict],
         )
-    if any(row.safety for row in comparison.tasks):
-        table.caption = "* safety behaviour"
-        table.caption_justify = "left"
+    table.caption = LEGEND
+    table.caption_justify = "left"
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from grpo_audit.rewards.runner import RowReward
 from grpo_audit_trainer.advantage import group_advantages
 from grpo_audit_trainer.loop import StepOutcome, TrainResult, train
 from grpo_audit_trainer.policy import Policy
+from grpo_audit_trainer.rollout.native import NativeEngine
 
 ARCHITECTURES = ("qwen2", "llama", "gemma2")
 
@@ -168,6 +170,29 @@ def test_bfloat16_keeps_float32_weights(run: Any) -> None:
     finished = run(training={"steps": 2}, model={"precision": "bfloat16"})
     assert {p.dtype for p in finished.policy.model.parameters()} == {torch.float32}
     assert 1e-5 < finished.steps[0].agreement < 0.05
+    saved = json.loads((finished.result.snapshot.folder / "config.json").read_text())
+    assert saved["dtype"] == "float32" and "sdpa_float32" not in json.dumps(saved)
+
+
+def test_attention_is_float32_under_autocast_on_a_cpu(make_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of the attention kernel sees float32, also on the cache of a decoding step, and its result is close to
+    that of float32 throughout."""
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    seen: list[torch.dtype] = []
+
+    def watched(query: Any, key: Any, value: Any, **kwargs: Any) -> Any:
+        seen.extend(tensor.dtype for tensor in (query, key, value))
+        return kernel(query, key, value, **kwargs)
+
+    policy, exact = make_policy(precision="bfloat16"), make_policy()
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    prompts = [policy.encode_prompt(text).ids for text in ("ab", "longer")]
+    batch = NativeEngine(policy).sample(prompts, 2, torch.arange(4), temperature=1.0, max_tokens=6)
+    assert set(seen) == {torch.float32} and len(seen) > 12
+    ids = torch.tensor([prompts[1]])
+    with torch.no_grad(), policy.autocast():
+        torch.testing.assert_close(policy.model(ids).logits.float(), exact.model(ids).logits, atol=0.05, rtol=0.05)
+    assert batch.logp.isfinite().all()
 
 
 def test_a_learnable_reward_is_learned(run: Any) -> None:

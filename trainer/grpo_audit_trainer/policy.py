@@ -20,6 +20,7 @@ from grpo_audit.config.sections import ModelConfig, SamplingConfig
 from grpo_audit.errors import ConfigError, ModelError, PromptError
 from grpo_audit.prompts.loading import Prompt
 from grpo_audit_trainer import pretrained
+from grpo_audit_trainer.attention import use_float32_attention
 from grpo_audit_trainer.execution import (
     Execution,
     accelerator,
@@ -157,6 +158,8 @@ def load_policy(config: ModelConfig, base_dir: Path = Path()) -> Policy:
     pretrained.check_vocabulary(model, tokenizer, config.path)
     new_cache(model)  # refuses what the engine cannot sample
     execution = resolve_execution(model, tokenizer, config)
+    if execution.autocast and execution.device.type == "cpu":
+        use_float32_attention(model)
     if execution.gradient_checkpointing:
         enable_checkpointing(model)
     policy = Policy(model.to(execution.device), tokenizer, execution, eos_ids, pad_id, folder)

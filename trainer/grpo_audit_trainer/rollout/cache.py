@@ -21,16 +21,16 @@ ROOM = 32
 class RoomyLayer(DynamicLayer):
     """A full-attention layer that keeps spare positions: ``keys`` and ``values`` are views of the used part."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype, self.device = keys.dtype, keys.device
+        self.dtype, self.device = dtype, keys.device
         self.is_initialized = True
         self._adopt(keys, values)
 
     def _adopt(self, keys: Tensor, values: Tensor) -> None:
         """Copy into buffers [B, heads, positions + ROOM, head_dim]."""
         self.used = keys.shape[-2]
-        self._keys, self._values = _with_room(keys), _with_room(values)
+        self._keys, self._values = _with_room(keys, self.dtype), _with_room(values, self.dtype)
         self._show()
 
     def _show(self) -> None:
@@ -58,9 +58,9 @@ class RoomyLayer(DynamicLayer):
         self._adopt(self.keys.repeat_interleave(repeats, 0), self.values.repeat_interleave(repeats, 0))
 
 
-def _with_room(states: Tensor) -> Tensor:
+def _with_room(states: Tensor, dtype: torch.dtype) -> Tensor:
     batch, heads, positions, size = states.shape
-    buffer = states.new_empty((batch, heads, positions + ROOM, size))
+    buffer = states.new_empty((batch, heads, positions + ROOM, size), dtype=dtype)
     buffer[:, :, :positions] = states
     return buffer
 
@@ -79,11 +79,11 @@ def new_cache(model: Any) -> Any:
     return cache
 
 
-def with_room(cache: Any) -> None:
-    """Give the filled full-attention layers spare room, in place."""
+def with_room(cache: Any, dtype: torch.dtype | None) -> None:
+    """Give the filled full-attention layers spare room, in place, and keep them in ``dtype`` (None: as they are)."""
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and layer.is_initialized:
-            cache.layers[index] = RoomyLayer(layer.keys, layer.values)
+            cache.layers[index] = RoomyLayer(layer.keys, layer.values, dtype or layer.keys.dtype)
 
 
 def select_rows(cache: Any, rows: Tensor) -> None:

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from grpo_audit_trainer import noise
+from grpo_audit_trainer.attention import uses_float32_attention
 from grpo_audit_trainer.policy import Policy
 from grpo_audit_trainer.rollout import cache as kv
 
-COMPACT_BELOW = 0.9
-"""Finished rows are dropped when the share of live rows falls below this."""
+COMPACT_BELOW = 0.8
+"""Finished rows are dropped when the share of live rows falls below this. Measured on one core (256 rows of 58 tokens
+on average, 3.3 million parameters): 3.1 s at 0.8, 3.4 s at 0.6 and 0.9, 3.5 s at once, 5.3 s never."""
 
 OnTokens = Callable[[int], None]
 """Called with the number of tokens drawn since the last call."""
@@ -222,7 +224,7 @@ class _Decoding:
             logits_to_keep=1,
         )
         kv.expand_group(cache, group_size, policy.device, len(prompts))
-        kv.with_room(cache)
+        kv.with_room(cache, torch.float32 if uses_float32_attention(policy.model) else None)
         if mask is not None:
             mask = torch.nn.functional.pad(mask, (0, max_tokens), value=True).repeat_interleave(group_size, 0)
         logits = output.logits[:, -1].float().repeat_interleave(group_size, 0)
