@@ -58,7 +58,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(
     whole = train(make_policy(), prompts, rewards, config, folder=tmp_path / "whole")
     (tmp_path / "config.json").write_text(config.model_dump_json())
     killed = 0
-    for reach in (1, 5, 8, 12):
+    for reach in (1, 7, 12):
         process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("train_in_process.py"), tmp_path],
             stdout=subprocess.PIPE,
@@ -71,7 +71,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(
                 os.kill(process.pid, signal.SIGKILL)
                 killed += 1
         assert process.wait(60) == (-signal.SIGKILL if reach < 12 else 0)
-    assert killed == 3
+    assert killed == 2
     final = latest(tmp_path / "killed")
     assert final is not None and final.step == 12
     assert final.weights_digest == whole.snapshot.weights_digest
