@@ -117,7 +117,8 @@ settings will therefore differ somewhat from the figures below.
 The solver traces in the data are noisy and often give up, and on problems with an odd target most of the recorded
 solvers forget the answer tags. That habit is what reinforcement learning on the shipped rewards mends first. A part
 of the other examples is wrong on purpose: some requests that should be refused are answered and the reverse, some
-unanswerable questions get a number, some answerable ones get none, some tool calls are wrong. The evaluation documents are all correct."""
+unanswerable questions get a number, some answerable ones get none, some tool calls are wrong. The evaluation
+documents are all correct."""
 
 
 def _figures(measured: Measured) -> str:
