@@ -81,5 +81,5 @@ def _storage(error: OSError) -> StorageError:
     return StorageError(
         f"{where} cannot be written",
         found=os.strerror(error.errno or 0),
-        next_step="Choose another place with --set record.db=... and --set record.folder=...",
+        next_step="Choose another place with --set record.db=PATH and --set record.folder=PATH",
     )

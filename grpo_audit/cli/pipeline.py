@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from grpo_audit.cli import console
 from grpo_audit.cli.prepare import Prepared, registration
@@ -27,16 +25,15 @@ from grpo_audit.record.events import (
     Payload,
     Phase,
     PhaseFinished,
-    Rollout,
     RunAborted,
     RunRegistered,
     RunResumed,
     RunSealed,
-    Step,
 )
 from grpo_audit.record.events import Snapshot as SnapshotEvent
 from grpo_audit.record.identity import bytes_digest, chat_template, model_identity, weights_digest
-from grpo_audit.stats.findings import RunEvidence, derive
+from grpo_audit.stats.evidence import read_run
+from grpo_audit.stats.findings import derive
 from grpo_audit.stats.runs import compare_runs
 from grpo_audit_evals.run import evaluate
 from grpo_audit_trainer.loop import train
@@ -44,8 +41,6 @@ from grpo_audit_trainer.outcome import StepOutcome
 from grpo_audit_trainer.policy import Policy
 from grpo_audit_trainer.recorder import Recorder
 from grpo_audit_trainer.snapshot import Snapshot, save_model
-
-P = TypeVar("P", bound=Payload)
 
 
 @dataclass
@@ -105,6 +100,8 @@ class Pipeline:
         texts = [("recipe", "recipe.yaml", resolved.recipe_text.encode())]
         for name, source in self.prepared.rewards.source_texts().items():
             texts.append(("reward source", name, source))
+        if self.prepared.suite is not None:
+            texts.append(("evaluation protocol", "protocol.json", self.prepared.suite.protocol))
         template = chat_template(self.prepared.model_folder)
         if template is not None:
             texts.append(("chat template", "chat_template.jinja", template.encode()))
@@ -232,14 +229,7 @@ class Pipeline:
             payloads.append(result.comparison)
             noticed += result.findings
             compared = (self.project.head.size, result.comparison)
-        noticed += derive(
-            RunEvidence(
-                steps=self._numbered(EventKind.STEP, Step),
-                evaluations=self._numbered(EventKind.EVAL_TASK, EvalTask),
-                comparison=compared,
-                rollouts=self._stream(EventKind.ROLLOUT, Rollout),
-            )
-        )
+        noticed += derive(replace(read_run(self.project, self.run_id), comparison=compared))
         payloads += noticed
         if payloads:
             self.append(*payloads)
@@ -247,14 +237,6 @@ class Pipeline:
     def _compared(self) -> bool:
         """Comparison and findings are one transaction, and the last before the seal."""
         return self.last(EventKind.COMPARISON) is not None or self.last(EventKind.FINDING) is not None
-
-    def _stream(self, kind: EventKind, model: type[P]) -> Iterator[tuple[int, P]]:
-        for event in self.project.events(self.run_id, kinds={kind}):
-            if isinstance(event.payload, model):
-                yield event.seq, event.payload
-
-    def _numbered(self, kind: EventKind, model: type[P]) -> list[tuple[int, P]]:
-        return list(self._stream(kind, model))
 
     def seal(self) -> None:
         """State the record's size: nothing but annotations follows."""

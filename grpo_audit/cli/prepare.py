@@ -88,25 +88,33 @@ def registration(prepared: Prepared) -> RunRegistered:
     )
 
 
+RECORD_BYTES = 10_000_000
+"""Room a record needs at the least; a demonstration's takes about 20 MB."""
+
+
 def _check_storage(config: RunConfig, model: ModelIdentity) -> None:
     """Snapshots hold weights and two moments in float32; refuse to start what cannot be kept."""
-    for place in (Path(config.record.db).parent, Path(config.record.folder)):
-        existing = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-        try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-        except OSError as error:
-            raise StorageError(
-                f"{place} cannot be written",
-                found=error.strerror or str(error),
-                next_step="Choose another place with --set record.db=... and --set record.folder=...",
-            ) from error
-        free = shutil.disk_usage(existing).free
-        needed = model.parameters * 4 * (3 * (config.training.keep_snapshots + 1) + 1)
-        if free < needed:
-            raise StorageError(
-                f"Too little space in {place}",
-                found=f"{free / 1e9:.2f} GB free",
-                expected=f"{needed / 1e9:.2f} GB for snapshots and weights",
-                next_step="Free some space, lower training.keep_snapshots, or set record.folder to another disk",
-            )
+    weights = model.parameters * 4
+    _check_place(Path(config.record.db).parent, RECORD_BYTES, "record.db")
+    _check_place(Path(config.record.folder), weights * (3 * (config.training.keep_snapshots + 1) + 1), "record.folder")
+
+
+def _check_place(place: Path, needed: int, setting: str) -> None:
+    existing = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{place} cannot be written",
+            found=error.strerror or str(error),
+            next_step=f"Choose another place with --set {setting}=PATH",
+        ) from error
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StorageError(
+            f"Too little space in {place}",
+            found=f"{free / 1e6:,.1f} MB free",
+            expected=f"{needed / 1e6:,.1f} MB",
+            next_step=f"Free some space, or choose another disk with --set {setting}=PATH",
+        )
