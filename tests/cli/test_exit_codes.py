@@ -227,14 +227,14 @@ def test_5_a_newer_record(finished, tmp_path: Path) -> None:
     with sqlite3.connect(place.folder / "runs/record.db") as connection:
         connection.execute("update alembic_version set version_num = '0099'")
     connection.close()
-    one_line(place.run("verify"), ExitCode.STORAGE, "upgrade")
-    one_line(place.run("train", "recipe.yaml"), ExitCode.STORAGE, "upgrade")
+    one_line(place.run("verify"), ExitCode.STORAGE, "Upgrade grpo-audit")
+    one_line(place.run("train", "recipe.yaml"), ExitCode.STORAGE, "Upgrade grpo-audit")
 
 
 def test_6_training_stopped(workplace) -> None:
     """When sampler and scorer disagree by more than the tolerance, step 0 stops, and the record says so."""
     done = workplace.run("train", "recipe.yaml", "--set", "training.agreement_tolerance=1.0e-15")
-    one_line(done, ExitCode.TRAINING_STOPPED, "sampl", "agreement_tolerance")
+    one_line(done, ExitCode.TRAINING_STOPPED, "Sampler and scorer disagree", "agreement_tolerance")
     with sqlite3.connect(workplace.folder / "runs/record.db") as connection:
         assert connection.execute("select state from run_state order by seq desc limit 1").fetchone() == ("aborted",)
 
