@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_audit_trainer import noise
+from grpo_audit_trainer import noise, scoring
 from grpo_audit_trainer.policy import Policy
 from grpo_audit_trainer.rollout.native import NativeEngine, SampledBatch
 from grpo_audit_trainer.scoring import CHUNK_ELEMENTS, Completions, Scorer
@@ -88,6 +88,9 @@ def test_the_gradient_is_that_of_the_plain_model(
     expected = {name: p.grad.clone() for name, p in policy.model.named_parameters()}
     policy.model.zero_grad()
     monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 5 * policy.vocabulary)  # five positions at a time
+    shared: list[int] = []
+    read = scoring.SharedPrefix.each
+    monkeypatch.setattr(scoring.SharedPrefix, "each", lambda *args: (shared.append(1), read(*args)))
     scorer = Scorer(policy, temperature=1.0, microbatch_tokens=110)
     seen = []
     scorer.each(
@@ -96,6 +99,7 @@ def test_the_gradient_is_that_of_the_plain_model(
         lambda micro, logp: seen.append((logp * weights[micro.rows, : logp.shape[1]]).sum().backward()),
     )
     assert len(seen) > 2
+    assert bool(shared) == (architecture == "llama")
     for name, parameter in policy.model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], atol=2e-4, rtol=1e-3, msg=name)
 
