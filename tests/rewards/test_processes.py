@@ -60,6 +60,11 @@ def wait_until(condition, seconds: float = 8.0) -> bool:
     return condition()
 
 
+def heed_ctrl_c() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would everything they start; these tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def parent(tmp_path: Path):  # type: ignore[no-untyped-def]
     """Start a program that scores one row with the given function body; wait until the function runs."""
@@ -79,6 +84,7 @@ def parent(tmp_path: Path):  # type: ignore[no-untyped-def]
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
         started.append(program)
         assert program.stdout is not None
