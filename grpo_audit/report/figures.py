@@ -38,7 +38,7 @@ def _row_figure(rows: Sequence[ReleaseRow], xlabel: str) -> tuple[Figure, Any]:
     for position, row in enumerate(rows):
         axes.axhline(position, color=Ink.HAIR, linewidth=0.6, zorder=0)
         name = label(row.behaviour)
-        direction = "" if row.higher_is_better else " (lower is better)"
+        direction = "" if row.higher_is_better else " (↓ better)"
         _beside(axes, position, name[:1].upper() + name[1:], above=True)
         _beside(axes, position, label(row.task, 32) + direction, above=False)
     return drawing, axes
