@@ -14,6 +14,8 @@ import pytest
 from tiny_model import byte_tokenizer, save_tiny_model
 
 from grpo_audit.errors import ExitCode
+from grpo_audit.ledger.project import NewEvent, Project
+from grpo_audit.record.events import EvalSample, EventKind
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -203,6 +205,24 @@ def wait_for_steps(record: Path, count: int, seconds: float = 60) -> None:
                 pass  # the tables are not there yet
         time.sleep(0.05)
     raise AssertionError(f"no {count} steps within {seconds} s")
+
+
+def test_4_regressed(finished, tmp_path: Path) -> None:
+    """compare ends with 4 when a behaviour got worse: here every right answer of the shared run became a wrong one."""
+    kinds = {EventKind.RUN_REGISTERED, EventKind.EVAL_SAMPLE, EventKind.EVAL_TASK}
+    events = []
+    with Project.open(finished.place.folder / "runs/record.db", mode="read") as source:
+        for event in source.events(finished.run_id, kinds=kinds):
+            payload = event.payload
+            if isinstance(payload, EvalSample):
+                payload = payload.model_copy(update={"metrics": {"match": float(payload.phase == "pre")}})
+            content = {name: source.content(event.seq, name) for name in event.content}
+            events.append(NewEvent(payload, finished.run_id, content))
+    with Project.open(tmp_path / "worse.db", mode="create") as target:
+        target.append(events)
+    done = finished.place.run("compare", "--db", str(tmp_path / "worse.db"), "--examples", "1")
+    assert done.returncode == ExitCode.REGRESSED, done.stderr
+    assert "regressed" in done.stdout and "lost" in done.stdout
 
 
 def test_5_no_record(workplace) -> None:
