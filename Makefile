@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,eval,dev]'
 	@touch $@
 
-demo: $(READY) ## install, then run the whole pipeline on the built-in recipe (about 4 minutes on two cores)
+demo: $(READY) ## install, then run the whole pipeline on the built-in recipe (less than 4 minutes on two cores)
 	$(BIN)/grpo-audit run
 
 test: $(READY) ## install, then run linters, type checks, the import contract and all tests

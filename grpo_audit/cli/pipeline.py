@@ -93,7 +93,6 @@ class Pipeline:
             )
             events.append(NewEvent(artifact, self.run_id, {"text": text}))
         self.project.append(events)
-        self.folder.mkdir(parents=True, exist_ok=True)
 
     def _texts(self) -> list[tuple[str, str, bytes]]:
         resolved = self.prepared.resolved

@@ -104,10 +104,12 @@ def _start(resolved: Resolved, *, dry_run: bool, json: bool) -> None:
     console.summary(resolved)
     with prepare(resolved) as prepared, Project.open(resolved.config.record.db, mode="create") as project:
         pipeline = Pipeline(prepared, project, new_run_id(resolved.config.name))
-        pipeline.register()
-        console.say(f"registered run {pipeline.run_id} in {resolved.config.record.db}")
+        # before the registration: a registered run can be resumed whenever it is killed
+        pipeline.folder.mkdir(parents=True, exist_ok=True)
         (pipeline.folder / BASE_DIR_FILE).write_text(str(resolved.base_dir.absolute()), encoding="utf-8")
         (pipeline.folder / "config.yaml").write_text(dump(resolved.config), encoding="utf-8")
+        pipeline.register()
+        console.say(f"registered run {pipeline.run_id} in {resolved.config.record.db}")
         pipeline.execute(None)
     finish(Path(resolved.config.record.db), pipeline.run_id, pipeline.folder, json=json)
 

@@ -156,9 +156,8 @@ def test_2_a_reward_that_fails_on_every_row(workplace) -> None:
 
 
 def test_a_row_on_which_a_reward_fails_is_recorded_and_left_out(workplace) -> None:
-    """NaN, a raise and a hang on single rows cost those rows; training goes on, and the record says why."""
+    """NaN or a raise on single rows costs those rows; training goes on, and the record says why."""
     (workplace.folder / "rewards.py").write_text(
-        "import time\ncalls = 0\n\n"
         "def vowels(completions, **_):\n"
         "    values = []\n"
         "    for text in completions:\n"
