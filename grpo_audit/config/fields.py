@@ -32,6 +32,11 @@ def is_list(annotation: Any) -> bool:
     return get_origin(annotation) is list
 
 
+def is_optional(annotation: Any) -> bool:
+    """Whether null is a value of the field, as in ``model.lora``."""
+    return get_origin(annotation) in (Union, types.UnionType) and types.NoneType in get_args(annotation)
+
+
 def is_open_mapping(annotation: Any) -> bool:
     """Whether the keys below the field are free, as in ``evaluation.margins``."""
     if get_origin(annotation) in (Union, types.UnionType, Annotated):
@@ -82,7 +87,8 @@ def nearest(path: KeyPath) -> str | None:
     close = difflib.get_close_matches(str(name), siblings, n=1)
     if close:
         return dotted((*parent, close[0]))
-    everywhere = {dotted(known): str(known[-1]) for known, _ in walk()}
+    # of several sections with such a key the outermost: training.learning_rate before objective.value.learning_rate
+    everywhere = {dotted(known): str(known[-1]) for known, _ in sorted(walk(), key=lambda item: len(item[0]))}
     for full, leaf in everywhere.items():
         if leaf == name:
             return full

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from grpo_audit.config import presets
 from grpo_audit.config.document import MAX_BYTES, Document, KeyPath, parse, write, write_inline
 from grpo_audit.config.explain import Origins, describe, explain
-from grpo_audit.config.fields import dotted, field_at, is_list, is_open_mapping, section_of
+from grpo_audit.config.fields import dotted, field_at, is_list, is_open_mapping, is_optional, section_of
 from grpo_audit.config.presets import Preset, PresetDifference
 from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import ConfigError
@@ -118,7 +118,9 @@ def _fill(tree: Tree, path: KeyPath) -> Tree:
     for key, value in tree.items():
         field = field_at((*path, key))
         is_section = field is not None and section_of(field.annotation) and not is_list(field.annotation)
-        if is_section and isinstance(value, dict | types.NoneType):
+        if value is None and field is not None and is_optional(field.annotation):
+            copied[key] = None
+        elif is_section and isinstance(value, dict | types.NoneType):
             copied[key] = _fill(value or {}, (*path, key))
         else:
             copied[key] = copy.deepcopy(value)

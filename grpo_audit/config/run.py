@@ -30,6 +30,10 @@ class RunConfig(Section):
     """Whose numbers are the starting point; the record shows every difference from it."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    waive: dict[str, str] = {}
+    """Preflight rules that do not apply to this run, each with the reason, which goes into the record:
+    ``grpo-audit lint`` names the rules."""
+
     model: ModelConfig
     prompts: PromptConfig
     rewards: Annotated[list[RewardConfig], Field(min_length=1)]
@@ -53,6 +57,16 @@ class RunConfig(Section):
             raise ValueError(
                 f"training.warmup_steps ({self.training.warmup_steps}) is larger than training.steps "
                 f"({self.training.steps}), so the learning rate would never be reached"
+            )
+        if self.training.minibatches > self.sampling.prompts_per_step:
+            raise ValueError(
+                f"training.minibatches ({self.training.minibatches}) is larger than sampling.prompts_per_step "
+                f"({self.sampling.prompts_per_step}), and groups stay whole"
+            )
+        if self.objective.soft_overlong_tokens >= self.sampling.max_completion_tokens:
+            raise ValueError(
+                f"objective.soft_overlong_tokens ({self.objective.soft_overlong_tokens}) must be smaller than "
+                f"sampling.max_completion_tokens ({self.sampling.max_completion_tokens})"
             )
         longest = self.sampling.max_prompt_tokens + self.sampling.max_completion_tokens
         if self.training.microbatch_tokens < longest:

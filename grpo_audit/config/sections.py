@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 
 from grpo_audit.config.base import Section
 
 Positive = Annotated[int, Field(ge=1)]
+
+SOFT_OVERLONG: Final = "soft-overlong"
+KL_PENALTY: Final = "kl-penalty"
+RESERVED_REWARDS: Final = (SOFT_OVERLONG, KL_PENALTY)
+"""Parts of a reward that no source gives but the objective: shown under these names beside the sources."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), by peft."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Adapters are scaled by alpha / rank."""
+
+    targets: list[str] = []
+    """Names of the layers that get adapters, e.g. ``q_proj``; empty means every linear layer but the output layer."""
 
 
 class ModelConfig(Section):
@@ -30,6 +47,9 @@ class ModelConfig(Section):
 
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """``auto`` is on for CUDA models above one billion parameters."""
+
+    lora: LoraConfig | None = None
+    """Train low-rank adapters and leave the base weights as they are; null: train all weights."""
 
     chat_template: Literal["auto", "never"] = "auto"
     """``auto`` puts each prompt through the tokenizer's chat template as one user message when it has a template."""
@@ -75,13 +95,37 @@ class RewardConfig(Section):
     """Factor in the sum of rewards. Ignored for shadow sources, which are measured and never trained on."""
 
     role: Literal["train", "shadow"] = "train"
-    kind: Literal["rule", "verifier", "reward model", "judge"] = "rule"
+    kind: Literal["rule", "verifier", "reward model", "judge"] | None = None
+    """What sort of source it is; null: as the source declares itself, else ``rule``."""
+
     time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds one call may take. A row on which the source hangs is recorded as an error and left out."""
 
-    version: str = "1"
+    options: dict[str, str | bool | int | float | list[str] | None] = {}
+    """Handed to the function as keyword arguments."""
+
+    version: str | None = None
+    """Its version, for the report; null: as the source declares itself, else 1."""
+
     domain: str | None = None
-    """What the source can judge, in a few words."""
+    """What the source can judge, in a few words; null: as the source declares itself."""
+
+    @field_serializer("options", when_used="json")
+    def _options_as_text(self, options: dict[str, Any]) -> str:
+        """In the record floats are strings; as one JSON text the options come back with their types."""
+        return json.dumps(options, sort_keys=True, ensure_ascii=False)
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options_from_text(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_reserved(cls, value: str) -> str:
+        if value in RESERVED_REWARDS:
+            raise ValueError(f"{value} is what the record calls a part of the reward that the objective adds")
+        return value
 
     @field_validator("source")
     @classmethod
@@ -99,6 +143,18 @@ class SamplingConfig(Section):
     """Completions per prompt (G)."""
 
     prompts_per_step: Positive = 32
+    engine: Literal["native", "continuous-batching", "vllm"] = "native"
+    """What draws the rollouts: our own engine, transformers' continuous batching, or vLLM in the same process."""
+
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the GPU's memory that vLLM may take."""
+
+    dynamic_sampling: bool = False
+    """Drop groups whose rewards are all equal and draw further prompts until the step is full (DAPO)."""
+
+    max_rounds: Positive = 10
+    """Rounds of ``prompts_per_step`` prompts that dynamic sampling draws for one step; then what is there is used."""
+
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     max_completion_tokens: Positive = 256
     max_prompt_tokens: Positive = 1024
@@ -109,9 +165,20 @@ class TrainingConfig(Section):
     """Optimiser, schedule and batch geometry."""
 
     steps: Positive = 100
+    """A step draws one batch of rollouts and makes ``iterations * minibatches`` optimiser updates on it."""
+
+    iterations: Positive = 1
+    """Passes over the rollouts of a step (mu of the GRPO paper)."""
+
+    minibatches: Positive = 1
+    """Optimiser updates per pass, each on its share of the rollouts; groups stay whole."""
+
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Linear from 0; constant afterwards."""
+    """Linear from 0; then as ``schedule`` says."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: stay, or fall to 0 at the last step."""
 
     adam_betas: tuple[float, float] = (0.9, 0.999)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from grpo_audit.config.base import Section
 from grpo_audit.config.document import write_inline
-from grpo_audit.config.fields import dotted, section_of
+from grpo_audit.config.fields import dotted, is_optional, section_of
 from grpo_audit.config.presets import PRESETS
 from grpo_audit.config.run import RunConfig
 
@@ -49,15 +49,14 @@ _REWARDS: Final[tuple[dict[str, Any], ...]] = (
 
 WORDS: Final[dict[str, str]] = {
     "seed": "Seed of everything random: prompt order and sampling.",
+    "model.lora.rank": "Rank of the adapters.",
+    "objective.correction.cap": "The largest importance weight that is used as it is.",
     "rewards": "The reward sources. A completion's reward is the weighted sum of those with the role train.",
     "rewards.0.name": "A short name; the record uses it.",
     "rewards.0.role": "``train`` sources are summed into the reward; ``shadow`` sources are only recorded.",
-    "rewards.0.kind": "What sort of source it is, for the report.",
-    "rewards.0.version": "Your own version of it, for the report.",
     "sampling.prompts_per_step": "Prompts per step; each gets group_size completions.",
     "sampling.temperature": "Sampling temperature; log-probabilities are taken at the same one.",
     "sampling.max_completion_tokens": "A completion that is longer is cut there.",
-    "training.steps": "Optimiser steps.",
     "training.learning_rate": "Learning rate of AdamW.",
     "training.adam_betas": "Decay rates of AdamW's averages.",
     "training.adam_epsilon": "Added to the denominator of AdamW.",
@@ -101,6 +100,13 @@ def _section(model: type[Section], path: tuple[str | int, ...], indent: int) -> 
             yield from _comment(f"{words(name, field)} {_allowed(field)}", 0)
             yield "rewards:"
             yield from _reward_items(section)
+        elif is_optional(field.annotation):
+            yield ""
+            yield from _comment(
+                f"{_summary(section)} Remove the # before {name} and before a key. [default null]", indent
+            )
+            yield f"{' ' * indent}#{name}:"
+            yield from _section(section, here, indent + 2)
         else:
             yield ""
             yield from _comment(_summary(section), indent)
@@ -180,6 +186,8 @@ def _kind(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
 
 
 def _plural(annotation: Any) -> str:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return "values"
     return {str: "text", int: "whole numbers", float: "numbers"}[annotation]
 
 

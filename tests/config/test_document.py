@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from grpo_audit.config.document import MAX_BYTES, parse, short_float, write, write_inline
 from grpo_audit.errors import ConfigError

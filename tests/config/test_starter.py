@@ -8,6 +8,7 @@ import pytest
 
 from grpo_audit.config.fields import dotted, section_of, walk
 from grpo_audit.config.load import resolve
+from grpo_audit.config.sections import LoraConfig
 from grpo_audit.config.starter import LIVE, WORDS, starter_recipe, words
 from grpo_audit.errors import ConfigError
 
@@ -25,13 +26,16 @@ def test_the_starter_recipe_resolves_and_uses_the_built_in_model(tmp_path):
 
 
 def test_every_key_resolves_when_its_mark_is_removed(tmp_path):
-    """Removing each # that stands directly before a key gives a recipe that means the same, keys at their defaults."""
+    """Removing each # that stands directly before a key gives a recipe that means the same, keys at their defaults;
+    only sections that may be null are then there, with their defaults."""
     path = tmp_path / "recipe.yaml"
     text = starter_recipe()
     path.write_text(text, encoding="utf-8")
     plain = resolve(path).config
     path.write_text(re.sub(r"(?m)^( *)#(?=[a-z])", r"\1", text), encoding="utf-8")
-    assert resolve(path).config == plain
+    assert resolve(path).config.model.lora == LoraConfig()
+    assert plain.model.lora is None
+    assert resolve(path, ["model.lora=null"]).config == plain
 
 
 def test_every_field_is_mentioned_with_its_meaning():
