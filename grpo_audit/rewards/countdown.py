@@ -15,6 +15,13 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 
+KIND = {"accuracy": "verifier", "format": "rule"}
+VERSION = "1"
+DOMAIN = {
+    "accuracy": "Countdown with integers: an expression over + - * that uses each number once",
+    "format": "one <think> block, one <answer> block, nothing else",
+}
+
 MAX_EXPRESSION = 200
 """Characters of the expression, blanks included. Ten three-digit numbers with parentheses need fewer than 70."""
 MAX_DEPTH = 20

@@ -16,12 +16,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from grpo_audit.rewards.frames import MAX_ANSWER, ConnectionLost, FrameTooLong, receive, send
+from grpo_audit.rewards.signature import Option
 
 _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
@@ -51,15 +53,35 @@ class Loaded:
     accepted: frozenset[str] | None
     """Names of the function's arguments; None when it takes any."""
     required: tuple[str, ...]
+    keyword_only: tuple[str, ...]
+    options: dict[str, Option]
+    declared: dict[str, str]
+    facts: dict[str, str]
+    modules: dict[str, str]
+    """Other files loaded with it: name relative to its folder -> digest."""
+
+    def files(self) -> dict[str, str]:
+        """Path -> digest of the function's file and of the modules beside it."""
+        root = self.file.resolve().parent
+        return {str(self.file): self.digest} | {str(root / name): digest for name, digest in self.modules.items()}
 
 
 class RewardProcess:
     """One long-lived process with one user function in it. Not thread-safe; ``kill`` may be called from any thread."""
 
-    def __init__(self, source: str, base_dir: Path, *, startup_limit_s: float, log_fd: int = 2) -> None:
+    def __init__(
+        self,
+        source: str,
+        base_dir: Path,
+        *,
+        startup_limit_s: float,
+        log_fd: int = 2,
+        options: Mapping[str, Option] | None = None,
+    ) -> None:
         """``log_fd`` takes what user code prints; the default is standard error."""
         self._source = source
         self._base_dir = base_dir
+        self._options = dict(options or {})
         self._startup_limit_s = startup_limit_s
         self._log_fd = log_fd
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,13 +94,20 @@ class RewardProcess:
         """Process id, while there is a process."""
         return self._process.pid if self._process else None
 
-    def start(self, digest: str | None = None) -> Loaded:
-        """Start the process and load the function; with ``digest``, only if its source still has it.
+    def start(self, expected: Mapping[str, str] | None = None) -> Loaded:
+        """Start the process and load the function; with ``expected`` (path -> digest), only if those files still have
+        these digests.
 
         Raises LoadFailed.
         """
         self._spawn()
-        request = {"do": "load", "source": self._source, "base_dir": str(self._base_dir), "digest": digest}
+        request = {
+            "do": "load",
+            "source": self._source,
+            "base_dir": str(self._base_dir),
+            "options": self._options,
+            "expected": dict(expected or {}),
+        }
         try:
             answer = self._ask(pickle.dumps(request), self._startup_limit_s)
         except CallFailed as error:
@@ -87,16 +116,26 @@ class RewardProcess:
             self.kill()
             raise LoadFailed(answer["problem"], answer["message"])
         accepted = None if answer["accepted"] is None else frozenset(answer["accepted"])
-        return Loaded(Path(answer["file"]), answer["digest"], accepted, tuple(answer["required"]))
+        return Loaded(
+            file=Path(answer["file"]),
+            digest=answer["digest"],
+            accepted=accepted,
+            required=tuple(answer["required"]),
+            keyword_only=tuple(answer["keyword_only"]),
+            options=answer["options"],
+            declared=answer["declared"],
+            facts=answer["facts"],
+            modules=answer["modules"],
+        )
 
-    def call(self, request: bytes, time_limit_s: float, digest: str) -> dict[str, Any]:
+    def call(self, request: bytes, time_limit_s: float, expected: Mapping[str, str]) -> dict[str, Any]:
         """Score one pickled request; starts the process again when the last call killed it.
 
         Returns ``values`` and ``errors`` as ``worker.score`` does. Raises CallFailed.
         """
         if self._process is None:
             try:
-                self.start(digest)
+                self.start(expected)
             except LoadFailed as error:
                 raise CallFailed(f"could not be loaded again: {error}") from error
         answer = self._ask(request, time_limit_s)

@@ -82,11 +82,13 @@ class RewardRunner:
         return [source.identity for source in self._sources]
 
     def source_texts(self) -> dict[str, bytes]:
-        """The whole source file of each source, by name; its SHA-256 is the identity's ``source_digest``."""
-        return {source.config.name: source.text for source in self._sources}
+        """The whole source file of each source, by name; its SHA-256 is the identity's ``source_digest``. Files that
+        were loaded with it stand under ``NAME/FILE``; their SHA-256 are the identity's ``modules``."""
+        return {name: text for source in self._sources for name, text in source.texts.items()}
 
     def check_columns(self, names: Iterable[str]) -> None:
-        """Raises RewardError when a function needs an argument that is no column of the prompt set."""
+        """Raises RewardError when a function needs an argument that is neither column nor option, or when an option
+        has the name of a column."""
         known = list(names)
         for source in self._sources:
             source.check_columns(known)

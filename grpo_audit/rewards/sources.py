@@ -15,7 +15,8 @@ from typing import Any, Final
 from grpo_audit.config.sections import RewardConfig
 from grpo_audit.errors import RewardError
 from grpo_audit.record.identities import RewardIdentity
-from grpo_audit.rewards.process import CallFailed, LoadFailed, RewardProcess
+from grpo_audit.rewards.process import CallFailed, Loaded, LoadFailed, RewardProcess
+from grpo_audit.rewards.signature import GIVEN
 
 RETRY_CAP: Final = 4
 """When a call on many rows fails, the rows are tried one by one, each with the full time limit, for at most this many
@@ -69,11 +70,11 @@ class RewardSource:
         self.config = config
         self._base_dir = base_dir
         self._startup_limit_s = startup_limit_s
-        self._process = RewardProcess(config.source, base_dir, startup_limit_s=startup_limit_s, log_fd=log_fd)
-        self._text = b""
-        self._digest = ""
-        self._file = Path()
-        self._required: tuple[str, ...] = ()
+        self._process = RewardProcess(
+            config.source, base_dir, startup_limit_s=startup_limit_s, log_fd=log_fd, options=config.options
+        )
+        self._loaded: Loaded | None = None
+        self._texts: dict[str, bytes] = {}
 
     def start(self) -> None:
         """Load the function and read its source. Raises RewardError."""
@@ -81,46 +82,73 @@ class RewardSource:
             loaded = self._process.start()
         except LoadFailed as error:
             raise _load_error(self.config, self._base_dir, error) from error
-        self._file, self._digest, self._required = loaded.file, loaded.digest, loaded.required
-        self._text = loaded.file.read_bytes()
-        if "sha256:" + hashlib.sha256(self._text).hexdigest() != loaded.digest:
-            raise RewardError(
-                f"Reward {self.config.name}: {loaded.file} changed while it was being loaded", next_step="Start again"
-            )
+        names = ["", *loaded.modules]
+        for name, (path, digest) in zip(names, loaded.files().items(), strict=True):
+            self._texts[name] = Path(path).read_bytes()
+            if "sha256:" + hashlib.sha256(self._texts[name]).hexdigest() != digest:
+                raise RewardError(
+                    f"Reward {self.config.name}: {path} changed while it was being loaded", next_step="Start again"
+                )
+        self._loaded = loaded
 
     @property
     def identity(self) -> RewardIdentity:
-        """For the record."""
-        config = self.config
+        """For the record. What the recipe leaves out is what the source declares of itself."""
+        config, loaded = self.config, self._known()
+        declared = loaded.declared
         return RewardIdentity(
             name=config.name,
             source=config.source,
             role=config.role,
-            kind=config.kind,
+            kind=config.kind or declared.get("kind", "rule"),
             weight=config.weight,
-            version=config.version,
-            domain=config.domain,
+            version=config.version or declared.get("version", "1"),
+            domain=config.domain or declared.get("domain"),
             time_limit_s=config.time_limit_s,
-            source_digest=self._digest,
-            source_file=self._file.name,
+            source_digest=loaded.digest,
+            source_file=loaded.file.name,
+            options=loaded.options,
+            facts=loaded.facts,
+            modules=loaded.modules,
         )
 
     @property
-    def text(self) -> bytes:
-        """The whole source file."""
-        return self._text
+    def texts(self) -> dict[str, bytes]:
+        """The whole source file under the source's name; files loaded with it under ``NAME/FILE``."""
+        name = self.config.name
+        return {f"{name}/{file}" if file else name: text for file, text in self._texts.items()}
+
+    def _known(self) -> Loaded:
+        if self._loaded is None:
+            raise RewardError(f"Reward {self.config.name} was not started")
+        return self._loaded
 
     def check_columns(self, names: Iterable[str]) -> None:
-        """Raises RewardError when the function needs an argument that the prompt set has no column for."""
-        known = sorted(names)
-        for argument in self._required:
-            if argument not in known and argument not in ("prompts", "completions"):
-                near = difflib.get_close_matches(argument, known, n=1)
+        """Raises RewardError when the function needs an argument that is neither a column of the prompt set nor an
+        option, or when an option has the name of a column."""
+        known, loaded = sorted(names), self._known()
+        for option in self.config.options:
+            if option in known:
                 raise RewardError(
-                    f"Reward {self.config.name} needs the argument {argument!r}, and the prompt set has no such column",
-                    found=f"the columns {', '.join(known)}" if known else "no columns besides the prompt",
-                    next_step=f"Map it in the recipe: prompts.fields: {{{argument}: {near[0] if near else 'COLUMN'}}}",
+                    f"Reward {self.config.name}: {option!r} is an option and a column of the prompt set as well",
+                    expected="one of the two, or nobody knows which one counts",
+                    next_step=f"Give the column another name: prompts.fields: {{NEW_NAME: {option}}}",
                 )
+        for argument in loaded.required:
+            if argument in known or argument in loaded.options or argument in GIVEN:
+                continue
+            if argument in loaded.keyword_only:
+                raise RewardError(
+                    f"Reward {self.config.name} needs the option {argument!r}",
+                    found=f"the options {', '.join(self.config.options)}" if self.config.options else "no options",
+                    next_step=f"Give it in the recipe, below this reward: options: {{{argument}: VALUE}}",
+                )
+            near = difflib.get_close_matches(argument, known, n=1)
+            raise RewardError(
+                f"Reward {self.config.name} needs the argument {argument!r}, and the prompt set has no such column",
+                found=f"the columns {', '.join(known)}" if known else "no columns besides the prompt",
+                next_step=f"Map it in the recipe: prompts.fields: {{{argument}: {near[0] if near else 'COLUMN'}}}",
+            )
 
     def score(self, batch: Batch, request: bytes) -> list[Outcome]:
         """One outcome a row; never raises because of user code. ``request`` is ``batch.request()``, made once for all
@@ -137,7 +165,7 @@ class RewardSource:
         self._process.close()
 
     def _call(self, request: bytes) -> list[Outcome]:
-        answer: dict[str, Any] = self._process.call(request, self.config.time_limit_s, self._digest)
+        answer: dict[str, Any] = self._process.call(request, self.config.time_limit_s, self._known().files())
         errors = answer["errors"]
         return [Outcome(value, errors.get(str(index))) for index, value in enumerate(answer["values"])]
 
@@ -173,6 +201,9 @@ def _load_error(config: RewardConfig, base_dir: Path, error: LoadFailed) -> Rewa
                 expected=f"one of {', '.join(known[:8])}" if known else "",
                 next_step=f"The nearest is {near[0]}" if near else "",
             )
+        case "bad option":
+            parts: dict[str, str] = json.loads(error.message)
+            return RewardError(f"{what}: {parts.pop('what')}", **parts)
         case "not callable":
             return RewardError(f"{what} is no function", found=f"a value of type {error.message}")
         case "no source":

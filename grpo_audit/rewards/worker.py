@@ -19,7 +19,7 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,10 @@ from types import ModuleType
 from typing import Any, Final, TypeVar
 
 from grpo_audit.rewards.frames import ConnectionLost, receive, send
+from grpo_audit.rewards.signature import LoadError, Option, bad_option, declarations, resolve_options, signature_of
 
 T = TypeVar("T")
 _MAX_MESSAGE: Final = 300
-
-
-class LoadError(Exception):
-    """The function cannot be had; ``args`` are (what kind, message)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,16 @@ class Function:
     accepted: list[str] | None
     """Names of its arguments; None when it takes any."""
     required: list[str]
+    keyword_only: list[str]
+    options: dict[str, Option]
+    """Handed over with every call; defaults of the function included."""
+    declared: dict[str, str]
+    """What its module says of it: kind, version, domain."""
+    facts: dict[str, str]
+    """What its module found out when it was loaded, for the record."""
+    modules: dict[str, str]
+    """Other source files beside it that were loaded with it: name relative to its folder -> digest."""
+    base_dir: str
 
 
 def main(fd: int) -> None:
@@ -96,7 +103,7 @@ def _serve(connection: socket.socket) -> None:
         request: dict[str, Any] = pickle.loads(receive(connection))
         if request["do"] == "load":
             try:
-                function = load(request["source"], Path(request["base_dir"]), request["digest"])
+                function = load(request["source"], Path(request["base_dir"]), request["options"], request["expected"])
                 answer = {name: value for name, value in vars(function).items() if name != "call"}
             except LoadError as error:
                 answer = {"problem": error.args[0], "message": error.args[1]}
@@ -117,15 +124,18 @@ def _flush() -> None:
 # --- Loading ---------------------------------------------------------------------------------------------------------
 
 
-def load(source: str, base_dir: Path, digest: str | None) -> Function:
+def load(source: str, base_dir: Path, options: Mapping[str, Option], expected: Mapping[str, str]) -> Function:
     """Load ``package.module:function`` or ``file.py:function``.
 
-    Raises LoadError; also when ``digest`` is given and the source has another one, because a process that starts again
-    must not run other code than the record names.
+    ``expected`` has the digests of files that were loaded before, by path. Raises LoadError; also when one of them has
+    another digest now, because a process that starts again must not run other code than the record names.
     """
+    for path, digest in expected.items():
+        _checked_digest(Path(path), digest)
+    before = set(sys.modules)
     name, _, attribute = source.rpartition(":")
     file = base_dir / name if name.endswith(".py") else None
-    module = _load_module(name, base_dir) if file is None else _load_file(file, digest)
+    module = _load_module(name, base_dir) if file is None else _load_file(file, expected.get(str(file)))
     call = getattr(module, attribute, None)
     if call is None:
         known = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
@@ -134,11 +144,75 @@ def load(source: str, base_dir: Path, digest: str | None) -> Function:
         raise LoadError("not callable", type(call).__name__)
     if file is None:
         file = _source_file(call, module)
-    return Function(call, file, _checked_digest(file.read_bytes(), file, digest), *_arguments(call))
+    found = signature_of(call)
+    chosen = resolve_options(call, options)
+    names = getattr(inspect.unwrap(call), "__globals__", vars(module))
+    facts = _on_load(call, names, chosen, base_dir)
+    return Function(
+        call=call,
+        file=file,
+        digest=_checked_digest(file, expected.get(str(file))),
+        accepted=found.accepted,
+        required=found.required,
+        keyword_only=found.keyword_only,
+        options=chosen,
+        declared=declarations(call, names),
+        facts=facts,
+        modules=_modules_beside(file, set(sys.modules) - before),
+        base_dir=str(base_dir),
+    )
 
 
-def _checked_digest(text: bytes, file: Path, expected: str | None) -> str:
-    found = "sha256:" + hashlib.sha256(text).hexdigest()
+def _on_load(
+    call: Callable[..., Any], names: Mapping[str, Any], options: Mapping[str, Option], base_dir: Path
+) -> dict[str, str]:
+    """Call what the module has under ``ON_LOAD`` for this function, with the options (and ``base_dir``) it names.
+
+    It may refuse options by ValueError, and returns facts for the record, or None.
+    """
+    hooks = names.get("ON_LOAD")
+    hook = hooks.get(getattr(call, "__name__", "")) if isinstance(hooks, Mapping) else None
+    if hook is None:
+        return {}
+    given = {**options, "base_dir": str(base_dir)}
+    wanted = signature_of(hook)
+    for name in wanted.required:
+        if name not in given:
+            raise bad_option(f"needs the option {name!r}", next_step=f"Give it below options: {{{name}: VALUE}}")
+    if wanted.accepted is not None:
+        given = {name: value for name, value in given.items() if name in wanted.accepted}
+    try:
+        facts = hook(**given) or {}
+    except ValueError as error:
+        raise bad_option(describe(error).removeprefix("ValueError: ")) from error
+    except BaseException as error:
+        raise LoadError("failed to import", describe(error)) from error
+    return {str(name): str(value) for name, value in dict(facts).items()}
+
+
+def _modules_beside(file: Path, loaded: set[str]) -> dict[str, str]:
+    """Source files in the folder of ``file`` or below that were loaded with it, and their digests. Modules that are
+    imported later, in a call, are not among them."""
+    found: dict[str, str] = {}
+    root = file.resolve().parent
+    for name in loaded:
+        path = Path(getattr(sys.modules.get(name), "__file__", None) or "").resolve()
+        if path.suffix != ".py" or path == file.resolve() or not path.is_relative_to(root) or not path.is_file():
+            continue
+        if "site-packages" not in path.relative_to(root).parts:  # an environment beside the recipe
+            found[path.relative_to(root).as_posix()] = _checked_digest(path, None)
+    return dict(sorted(found.items()))
+
+
+def _digest_of(text: bytes) -> str:
+    return "sha256:" + hashlib.sha256(text).hexdigest()
+
+
+def _checked_digest(file: Path, expected: str | None) -> str:
+    try:
+        found = _digest_of(file.read_bytes())
+    except OSError as error:
+        raise LoadError("the source cannot be read", describe(error)) from error
     if expected is not None and found != expected:
         raise LoadError("the source changed since the run began", file.name)
     return found
@@ -155,7 +229,8 @@ def _load_file(path: Path, digest: str | None) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up
     # The very bytes that are hashed are compiled: no .pyc, and nothing that is saved in between, stands for them.
     text = path.read_bytes()
-    _checked_digest(text, path, digest)
+    if digest is not None and _digest_of(text) != digest:
+        raise LoadError("the source changed since the run began", path.name)
     _run(lambda: exec(compile(text, str(path), "exec"), vars(module)), str(path))
     return module
 
@@ -181,17 +256,6 @@ def _source_file(function: Callable[..., Any], module: ModuleType) -> Path:
     return Path(name)
 
 
-def _arguments(function: Callable[..., Any]) -> tuple[list[str] | None, list[str]]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some callables have no signature to read
-        return None, []
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    required = [p.name for p in named if p.default is p.empty]
-    return None if takes_any else [p.name for p in named], required
-
-
 # --- Scoring ---------------------------------------------------------------------------------------------------------
 
 
@@ -203,9 +267,11 @@ def score(function: Function, request: dict[str, Any]) -> dict[str, Any]:
     """
     given = {**request["columns"], "prompts": request["prompts"], "completions": request["completions"]}
     if function.accepted is not None:
+        if "base_dir" in function.accepted:
+            given.setdefault("base_dir", function.base_dir)
         given = {name: value for name, value in given.items() if name in function.accepted}
     try:
-        result = function.call(**given)
+        result = function.call(**given, **function.options)
         if isinstance(result, str | bytes | dict) or not hasattr(result, "__len__"):
             return {"failure": f"returned a value of type {type(result).__name__}; expected a list of rewards"}
         rewards = list(result)
@@ -221,6 +287,10 @@ def _checked(rewards: list[Any]) -> dict[str, Any]:
     values: list[float | None] = []
     errors: dict[str, str] = {}
     for index, reward in enumerate(rewards):
+        if isinstance(reward, Exception):  # the function's own way to say that this row could not be judged
+            values.append(None)
+            errors[str(index)] = describe(reward).removeprefix("ValueError: ")
+            continue
         try:
             values.append(None if reward is None else _number(reward))
         except ValueError as error:
