@@ -3,6 +3,9 @@
 Trains the built-in model with the shipped recipe, with and without the recorder, alternating within one process, and
 compares the wall-clock of the same steps. Durability is FULL: each step is one fsynced transaction. Both ways give
 bit-identical weights; that is checked here too.
+
+Wall-clock on a busy machine moves by more than the recorder costs. So the processor time of the recorder's own thread
+is measured as well. As a share of the step time it is what recording costs at the most, when no core is free for it.
 """
 
 from __future__ import annotations
@@ -31,15 +34,26 @@ from grpo_audit_trainer.recorder import Recorder
 LIMIT = 0.01
 
 
-def seconds_per_step(resolved: Resolved, *, record: bool) -> tuple[list[float], str]:
-    """Wall-clock of each step after the first, and the fingerprint of the last weights."""
+class MeteredRecorder(Recorder):
+    """Knows how much processor time its thread took."""
+
+    cpu = 0.0
+
+    def _work(self) -> None:
+        super()._work()
+        self.cpu = time.thread_time()
+
+
+def seconds_per_step(resolved: Resolved, *, record: bool) -> tuple[list[float], float, str]:
+    """Wall-clock of each step after the first, processor seconds of the recorder per step, and the fingerprint of the
+    last weights."""
     stamps: list[float] = []
     prints: list[str] = []
     with tempfile.TemporaryDirectory() as name, prepare(resolved) as prepared:
         folder = Path(name)
         with Project.open(folder / "record.db", mode="create") as project:
             project.append([NewEvent(registration(prepared), "bench")])
-            recorder = Recorder(project, "bench", 1) if record else None
+            recorder = MeteredRecorder(project, "bench", 1) if record else None
             write: Callable[[StepOutcome], None] = recorder.step if recorder else lambda _: None
 
             def on_step(outcome: StepOutcome) -> None:
@@ -58,7 +72,8 @@ def seconds_per_step(resolved: Resolved, *, record: bool) -> tuple[list[float], 
                 )
             if recorder:
                 stamps[-1] = time.perf_counter()  # the last step counts until it is durable
-    return [later - earlier for earlier, later in pairwise(stamps)], prints[-1]
+    cpu = recorder.cpu / len(stamps) if recorder else 0.0
+    return [later - earlier for earlier, later in pairwise(stamps)], cpu, prints[-1]
 
 
 def main() -> None:
@@ -69,28 +84,35 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = [f"training.steps={arguments.steps}", f"training.snapshot_every={arguments.steps}"]
     resolved = resolve(RECIPE, [*settings, "evaluation.suite=null"])
-    table = Table("round", "off, s/step", "on, s/step", "cost", title="Recording every rollout")
-    ratios, fingerprints = [], set()
+    table = Table("round", "off, s/step", "on, s/step", "cost", "recorder, CPU s/step", title="Recording every rollout")
+    ratios, shares, fingerprints = [], [], set()
     for index in range(arguments.rounds):
         order = (False, True) if index % 2 == 0 else (True, False)
         seconds: dict[bool, float] = {}
+        recorder_cpu = 0.0
         for record in order:
-            steps, weights = seconds_per_step(resolved, record=record)
+            steps, cpu, weights = seconds_per_step(resolved, record=record)
             seconds[record] = statistics.median(steps)
             fingerprints.add(weights)
+            recorder_cpu = cpu if record else recorder_cpu
         ratios.append(seconds[True] / seconds[False] - 1)
-        table.add_row(str(index), f"{seconds[False]:.3f}", f"{seconds[True]:.3f}", f"{ratios[-1]:+.1%}")
+        shares.append(recorder_cpu / seconds[False])
+        table.add_row(
+            str(index), f"{seconds[False]:.3f}", f"{seconds[True]:.3f}", f"{ratios[-1]:+.1%}", f"{recorder_cpu:.4f}"
+        )
     Console().print(table)
-    cost = statistics.median(ratios)
+    cost, share = statistics.median(ratios), statistics.median(shares)
     report(
         "recording_cost",
-        target=f"median cost of recording at most {LIMIT:.0%} of the step time, weights bit-identical",
+        target=f"median cost of recording, and processor time of its thread, at most {LIMIT:.0%} of the step time; "
+        "weights bit-identical",
         measured={
             "cost": round(cost, 4),
+            "recorder_cpu_share": round(share, 4),
             "rounds": [round(ratio, 4) for ratio in ratios],
             "different_weights": len(fingerprints),
         },
-        met=cost <= LIMIT and len(fingerprints) == 1,
+        met=cost <= LIMIT and share <= LIMIT and len(fingerprints) == 1,
     )
 
 

@@ -64,7 +64,9 @@ def stream_keys(keys: Tensor, positions: Tensor | int) -> Tensor:
 def noise_bits(streams: Tensor, vocabulary: int) -> Tensor:
     """31 uniform bits for each vocabulary entry: [..., V] int64 in [0, 2^31). The same bits on every device."""
     counter = torch.arange(1, vocabulary + 1, device=streams.device) * _signed(_GAMMA)
-    return _mix_tensor(streams[..., None] + counter).bitwise_right_shift_(64 - BITS).bitwise_and_(2**BITS - 1)
+    word = _two_rounds(streams[..., None] + counter)
+    # SplitMix64 ends with word ^ (word >> 31), which leaves the upper 31 bits as they are
+    return word.bitwise_right_shift_(64 - BITS).bitwise_and_(2**BITS - 1)
 
 
 def gumbel(streams: Tensor, vocabulary: int) -> Tensor:
@@ -84,11 +86,15 @@ def gumbel_of_bits(bits: Tensor) -> Tensor:
 
 
 def _mix_tensor(word: Tensor) -> Tensor:
-    """``_mix`` on int64 tensors; works in place on ``word``, which must be a temporary. The masks make the
-    arithmetic right shift a logical one."""
-    word.bitwise_xor_(_logical_shift(word, 30)).mul_(_signed(_MIX_1))
-    word.bitwise_xor_(_logical_shift(word, 27)).mul_(_signed(_MIX_2))
+    """``_mix`` on int64 tensors; works in place on ``word``, which must be a temporary."""
+    word = _two_rounds(word)
     return word.bitwise_xor_(_logical_shift(word, 31))
+
+
+def _two_rounds(word: Tensor) -> Tensor:
+    """All of ``_mix`` but its last line, in place. The masks make the arithmetic right shift a logical one."""
+    word.bitwise_xor_(_logical_shift(word, 30)).mul_(_signed(_MIX_1))
+    return word.bitwise_xor_(_logical_shift(word, 27)).mul_(_signed(_MIX_2))
 
 
 def _logical_shift(word: Tensor, places: int) -> Tensor:

@@ -3,11 +3,12 @@
 How this differs from running the model on the padded batch:
 
 1. Rows are sorted by length and cut into microbatches of at most ``microbatch_tokens`` tokens, each trimmed to its own
-   longest row.
+   longest row. The cuts are those that waste the least (`least_padding`).
 2. The output layer runs at completion positions only, in chunks, so that a long batch's logits never exist at once.
+   Its backward pass reuses the one buffer that the forward pass kept (`LogSoftmaxAt`).
 3. Each prompt is read once for all completions of its group (`SharedPrefix`): their rows start from its key-value
    cache, the gradients of the cache are gathered over the microbatches and sent through the prompt once. The result is
-   the same sum in another order. Sliding-window attention and gradient checkpointing read whole rows instead.
+   the same sum in another order. Sliding-window attention, gradient checkpointing and FSDP read whole rows instead.
 4. Padding is on the right, where causal attention never looks; no mask is needed for whole rows.
 """
 
@@ -16,22 +17,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from grpo_audit_trainer.policy import Policy
 
-CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
-"""Logits that may exist at once, by device: 16 MiB stay near the cache of a CPU, a GPU wants large products."""
+CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+"""Logits that may exist at once, by device. A microbatch within it keeps the logarithm of its softmax for the backward
+pass; a longer one makes its logits twice."""
 
 CPU_MICROBATCH_TOKENS = 2048
 """On a CPU a microbatch is never larger than this, whatever memory would allow: the activations stay near the caches.
 Measured on one core (3.3 million parameters, 15,000 tokens, forward and backward): 4.8 s at 2,048 tokens, 6.1 s at
 8,192, 7.4 s at 16,384."""
+
+CUT_COSTS = {"cpu": 128, "cuda": 1024}
+"""What one more microbatch costs, in tokens, by device: its overhead, and one more addition to the gradients of the
+embedding and the output layer. Padding is accepted up to that."""
 
 SHARING_PAYS_BELOW = 0.9
 """Share of tokens that sharing prompts must get below to be worth its attention masks."""
@@ -99,16 +107,26 @@ class Scorer:
         makes of the log-probabilities; afterwards the gradients of the weights are complete."""
         if not rows:
             return
-        if self.can_share and self._sharing_pays(completions, rows):
+        if self.can_share and self.policy.shards is None and self._sharing_pays(completions, rows):
             for block in prompt_blocks(completions, rows, self.microbatch_tokens):
                 SharedPrefix(self.policy, completions, block).each(block, self.microbatch_tokens, self._logp_of, scored)
             return
-        for chosen in length_sorted(rows, completions.row_tokens, self.microbatch_tokens):
+        for chosen in self._whole_cuts(completions, rows):
             batch = microbatch(completions, chosen)
             with self.policy.autocast():
-                hidden = self._whole_rows(completions, chosen, batch)
-                logp = self._logp_of(hidden, batch)
+                logp = self.policy.one_pass(partial(self._whole_pass, completions, chosen, batch))
             scored(batch, logp)
+
+    def count(self, completions: Completions, rows: Sequence[int]) -> int:
+        """Number of microbatches of ``rows``, when whole rows are read."""
+        return len(list(self._whole_cuts(completions, rows)))
+
+    def _whole_cuts(self, completions: Completions, rows: Sequence[int]) -> Iterator[list[int]]:
+        costs = CUT_COSTS[self.policy.device.type]
+        return least_padding(rows, completions.row_tokens, self.microbatch_tokens, costs)
+
+    def _whole_pass(self, completions: Completions, rows: Sequence[int], batch: Microbatch) -> Tensor:
+        return self._logp_of(self._whole_rows(completions, rows, batch), batch)
 
     def _sharing_pays(self, completions: Completions, rows: Sequence[int]) -> bool:
         groups = {completions.group[row] for row in rows}
@@ -169,7 +187,10 @@ class SharedPrefix:
     ) -> None:
         """Score these rows, then send the cache's gradients through the prompts."""
         budget = max(1, microbatch_tokens - len(self.groups) * self.length)
-        for chosen in length_sorted(rows, self.completions.lengths.__getitem__, budget):
+        device = self.policy.device.type
+        if device == "cpu":  # small products are fast enough there, and no logits are made twice
+            budget = min(budget, chunk_size(self.policy))
+        for chosen in least_padding(rows, self.completions.lengths.__getitem__, budget, CUT_COSTS[device]):
             batch = microbatch(self.completions, chosen)
             with self.policy.autocast():
                 logp = logp_of(self._continue(chosen, batch), batch)
@@ -212,16 +233,61 @@ def token_logp(policy: Policy, hidden: Tensor, targets: Tensor, temperature: flo
     gradients and more than one chunk, each chunk's logits are made again in the backward pass."""
 
     def one(states: Tensor, wanted: Tensor) -> Tensor:
-        logits = policy.head(states) / temperature
-        return -torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+        logits = policy.head(states)
+        return LogSoftmaxAt.apply(logits if temperature == 1 else logits / temperature, wanted)  # type: ignore[no-any-return]
 
-    size = max(1, CHUNK_ELEMENTS[policy.device.type] // policy.vocabulary)
+    size = chunk_size(policy)
     if hidden.shape[0] <= size:
         return one(hidden, targets)
     parts = list(zip(hidden.split(size), targets.split(size), strict=True))
     if not torch.is_grad_enabled():
         return torch.cat([one(*part) for part in parts])
     return torch.cat([checkpoint(one, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+
+class LogSoftmaxAt(torch.autograd.Function):
+    """``log_softmax(logits)`` [n, V] at ``targets`` [n], as [n].
+
+    With s = softmax(logits) the gradient of output i is onehot(target_i) - s_i. It is written into the one buffer that
+    the forward pass kept, so that a microbatch never holds more than two arrays of the logits' size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+        logp = torch.log_softmax(logits, dim=-1)
+        ctx.save_for_backward(logp, targets)
+        return logp.gather(-1, targets[:, None])[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+        logp, targets = ctx.saved_tensors
+        out = logp.exp_().mul_(-gradient[:, None])
+        out[torch.arange(len(targets), device=targets.device), targets] += gradient
+        return out, None
+
+
+def chunk_size(policy: Policy) -> int:
+    """Positions whose logits may exist at once."""
+    return max(1, CHUNK_ELEMENTS[policy.device.type] // policy.vocabulary)
+
+
+def least_padding(rows: Sequence[int], size: Callable[[int], int], budget: int, cut_costs: int) -> Iterator[list[int]]:
+    """Cut ``rows`` into lists whose count times longest ``size`` stays within ``budget`` (one row at least), longest
+    first, such that the sum over the lists of count times longest plus ``cut_costs`` is the smallest possible."""
+    ordered = sorted(rows, key=size, reverse=True)
+    sizes = [size(row) for row in ordered]
+    best: list[tuple[int, int]] = [(0, 0)] * (len(ordered) + 1)  # from a row on: cost, end of its list
+    for start in reversed(range(len(ordered))):
+        last = min(len(ordered), start + max(1, budget // sizes[start]))
+        best[start] = min(
+            ((end - start) * sizes[start] + cut_costs + best[end][0], end) for end in range(start + 1, last + 1)
+        )
+    start = 0
+    while start < len(ordered):
+        end = best[start][1]
+        yield ordered[start:end]
+        start = end
 
 
 def length_sorted(rows: Sequence[int], size: Callable[[int], int], budget: int) -> Iterator[list[int]]:
