@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try make PYTHON=python3.11 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,eval,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,rewards,eval,dev]'
 	@touch $@
 
 demo: $(READY) ## install, then run the whole pipeline on the built-in recipe (less than 4 minutes on two cores)
@@ -22,7 +22,7 @@ demo: $(READY) ## install, then run the whole pipeline on the built-in recipe (l
 
 test: $(READY) ## install, then run linters, type checks, the import contract and all tests
 	$(MAKE) --no-print-directory lint typecheck
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(READY) ## ruff and the import contract
 	$(BIN)/ruff check .
@@ -35,9 +35,23 @@ typecheck: $(READY) ## mypy, strict
 bench: $(READY) ## run the benchmarks (slow); each ends with one JSON line
 	$(BIN)/python -m benchmarks.demo_gain
 	$(BIN)/python -m benchmarks.recording_cost
+	$(BIN)/python -m benchmarks.trainer_vs_trl
+	$(BIN)/python -m benchmarks.ppo_vs_grpo
+	$(BIN)/python -m benchmarks.replay_power
 
-docs: $(READY) ## write the generated pages again (docs/schema.md)
+docs: $(READY) ## write the generated pages again (docs/schema.md, docs/preflight.md)
 	$(BIN)/python -m grpo_audit.ledger.schema_doc docs/schema.md
+	$(BIN)/python -m grpo_audit.preflight.doc docs/preflight.md
+
+VLLM_VENV := .venv-vllm
+
+.PHONY: test-vllm
+test-vllm: $(VLLM_VENV)/.ready ## test the vLLM engine against the real vLLM, in an environment of its own (3.9 GB)
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm_engine
+
+$(VLLM_VENV)/.ready: tests/vllm_engine/environment.py pyproject.toml
+	$(PYTHON) tests/vllm_engine/environment.py $(VLLM_VENV)
+	@touch $@
 
 clean: ## remove the environment, caches and runs
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

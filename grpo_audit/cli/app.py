@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import grpo_audit
-from grpo_audit.cli import compare, evaluate, init, report, run, runs, verify
+from grpo_audit.cli import compare, evaluate, init, lint, replay, report, run, runs, verify
 from grpo_audit.errors import ExitCode, GrpoAuditError, StorageError
 
 app = typer.Typer(
@@ -26,9 +26,11 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("train")(run.train)
+app.command("lint")(lint.lint)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("verify")(verify.verify)
+app.command("replay")(replay.replay)
 app.command("compare")(compare.compare)
 app.command("runs")(runs.runs)
 app.command("show")(runs.show)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from grpo_audit.cli import console
 from grpo_audit.cli.prepare import Prepared, registration
 from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
 from grpo_audit.ledger.project import NewEvent, Project
+from grpo_audit.preflight.inspect import PREFIX, Finding as Noticed
 from grpo_audit.record.environment import lock_file
 from grpo_audit.record.events import (
     Artifact,
@@ -29,8 +31,8 @@ from grpo_audit.record.events import (
     RunRegistered,
     RunResumed,
     RunSealed,
+    Snapshot as SnapshotEvent,
 )
-from grpo_audit.record.events import Snapshot as SnapshotEvent
 from grpo_audit.record.identity import bytes_digest, chat_template, model_identity, weights_digest
 from grpo_audit.stats.evidence import read_run
 from grpo_audit.stats.findings import derive
@@ -40,7 +42,7 @@ from grpo_audit_trainer.loop import train
 from grpo_audit_trainer.outcome import StepOutcome
 from grpo_audit_trainer.policy import Policy
 from grpo_audit_trainer.recorder import Recorder
-from grpo_audit_trainer.snapshot import Snapshot, save_model
+from grpo_audit_trainer.snapshot import Snapshot, save_adapter, save_model
 
 
 @dataclass
@@ -79,9 +81,11 @@ class Pipeline:
 
     # --- register and resume -----------------------------------------------------------------------------------------
 
-    def register(self) -> None:
-        """Fix everything before step 0, with the texts it rests on."""
+    def register(self, noticed: Sequence[Noticed] = ()) -> None:
+        """Fix everything before step 0, with what the preflight found and the texts it rests on."""
         events = [NewEvent(registration(self.prepared), self.run_id)]
+        registered = self.project.head.size  # the number the registration gets
+        events += [NewEvent(finding.event([registered]), self.run_id) for finding in noticed]
         for role, name, text in self._texts():
             artifact = Artifact(
                 role=role,
@@ -129,6 +133,8 @@ class Pipeline:
                 phase=phase,
                 from_step=snapshot.step if snapshot else 0,
                 snapshot_digest=snapshot.weights_digest if snapshot else None,
+                processes=self.prepared.world.size,
+                strategy=self.prepared.world.strategy,
             )
         )
         return snapshot
@@ -182,8 +188,9 @@ class Pipeline:
 
     def train(self, start: Snapshot | None) -> ModelSaved:
         """Train, recording beside it, and save the released weights."""
-        config = self.prepared.config
+        config, world = self.prepared.config, self.prepared.world
         begin = time.monotonic()
+        world.tell({"run": self.run_id, "start": start.step if start else None})
         with (
             Recorder(self.project, self.run_id, self.attempt) as recorder,
             console.bar("train", config.training.steps, start=start.step if start else 0) as bar,
@@ -205,10 +212,10 @@ class Pipeline:
                 start=start,
                 on_step=on_step,
                 on_snapshot=recorder.snapshot,
+                world=world,
             )
             recorder.flush()
-        folder = save_model(self.prepared.policy, self.folder / "model")
-        saved = ModelSaved(location="model", model=model_identity(folder, source=f"{self.run_id}/model", revision=None))
+        saved = self._save()
         finished = PhaseFinished(
             phase="train",
             attempt=self.attempt,
@@ -217,6 +224,21 @@ class Pipeline:
         )
         self.append(saved, finished)
         return saved
+
+    def _save(self) -> ModelSaved:
+        """Write the released weights; with LoRA merged, and the adapters beside them."""
+        policy = self.prepared.policy
+        folder = save_model(policy, self.folder / "model")
+        identity = model_identity(folder, source=f"{self.run_id}/model", revision=None)
+        if policy.adapter is None:
+            return ModelSaved(location="model", model=identity)
+        return ModelSaved(
+            location="model",
+            model=identity,
+            adapter=policy.adapter.identity,
+            adapter_location="adapter",
+            adapter_digest=weights_digest(save_adapter(policy, self.folder / "adapter")),
+        )
 
     def compare(self) -> None:
         """Pair pre and post, and note what the checks noticed; one transaction."""
@@ -234,8 +256,12 @@ class Pipeline:
             self.append(*payloads)
 
     def _compared(self) -> bool:
-        """Comparison and findings are one transaction, and the last before the seal."""
-        return self.last(EventKind.COMPARISON) is not None or self.last(EventKind.FINDING) is not None
+        """Comparison and findings are one transaction, and the last before the seal. The preflight's findings came
+        before."""
+        return self.last(EventKind.COMPARISON) is not None or any(
+            isinstance(event.payload, Finding) and not event.payload.rule.startswith(PREFIX)
+            for event in self.project.events(self.run_id, kinds={EventKind.FINDING})
+        )
 
     def seal(self) -> None:
         """State the record's size: nothing but annotations follows."""
@@ -250,7 +276,11 @@ class Pipeline:
         """All phases in order. An error is recorded as ``run.aborted`` and raised on; the run can be resumed."""
         try:
             self.evaluate("pre", self.prepared.policy, self.prepared.model.weights_digest)
-            saved = self._saved_and_unchanged() or self.train(start)
+            saved = self._saved_and_unchanged()
+            if saved is None:
+                saved = self.train(start)
+            else:
+                self.prepared.world.tell(None)  # to the other processes: nothing is left to train
             self._evaluate_saved(saved)
             if not self._compared():
                 self.compare()
@@ -279,7 +309,9 @@ class Pipeline:
         if suite is None or len(self.evaluated("post")) == len(suite.plan.tasks):
             return
         folder = self.folder / saved.location
-        settings = self.prepared.config.model.model_copy(update={"path": str(folder.absolute()), "revision": None})
+        settings = self.prepared.config.model.model_copy(
+            update={"path": str(folder.absolute()), "revision": None, "lora": None}  # adapters are merged
+        )
         self.prepared.policy.release()
         self.evaluate("post", Policy.load(settings, folder), weights_digest(folder))
 
@@ -310,7 +342,10 @@ def _refuse_changes(before: RunRegistered, now: RunRegistered) -> None:
 
 
 def _sources(registered: RunRegistered) -> str:
-    return ", ".join(f"{item.name} {item.source_digest}" for item in registered.rewards)
+    return ", ".join(
+        f"{item.name} {item.source_digest} {sorted(item.modules.items())} {sorted(item.options.items())}"
+        for item in registered.rewards
+    )
 
 
 def _protocol(registered: RunRegistered) -> str:

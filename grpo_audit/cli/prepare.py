@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpo_audit
@@ -14,12 +14,14 @@ from grpo_audit.config.formula import manifest
 from grpo_audit.config.load import Resolved
 from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import StorageError
+from grpo_audit.preflight.facts import Facts, of_model
 from grpo_audit.prompts.loading import PromptSet, load
 from grpo_audit.record.environment import environment
 from grpo_audit.record.events import EvaluationPlan, ModelIdentity, RunRegistered
 from grpo_audit.record.identity import model_identity
 from grpo_audit.rewards.runner import RewardRunner
 from grpo_audit_evals.suite import Suite, load_suite
+from grpo_audit_trainer.distributed import World
 from grpo_audit_trainer.policy import Policy, accelerator, resolve_folder
 
 
@@ -34,6 +36,8 @@ class Prepared:
     prompts: PromptSet
     rewards: RewardRunner
     suite: Suite | None
+    world: World = field(default_factory=World)
+    """The processes that train together; this one is the first."""
 
     @property
     def config(self) -> RunConfig:
@@ -47,7 +51,7 @@ class Prepared:
 
 
 @contextmanager
-def prepare(resolved: Resolved) -> Iterator[Prepared]:
+def prepare(resolved: Resolved, world: World | None = None) -> Iterator[Prepared]:
     """Load and check all parts; the reward processes end with the context.
 
     Raises the error of the first part that cannot be used. Nothing has been written by then.
@@ -58,19 +62,29 @@ def prepare(resolved: Resolved) -> Iterator[Prepared]:
     model = model_identity(folder, source=config.model.path, revision=config.model.revision)
     _check_storage(config, model)
     suite = load_suite(config.evaluation, resolved.base_dir) if config.evaluation.suite else None
-    policy = Policy.load(config.model, resolved.base_dir)
+    policy = Policy.load(config.model, resolved.base_dir, config.seed)
     policy.check_prompts(prompts.rows, config.sampling)
     with RewardRunner(config.rewards, resolved.base_dir) as rewards:
-        yield Prepared(resolved, policy, model, folder, prompts, rewards, suite)
+        yield Prepared(resolved, policy, model, folder, prompts, rewards, suite, world or World())
+
+
+def facts(prepared: Prepared) -> Facts:
+    """What the preflight rules can know now that everything is loaded."""
+    config, resolved = prepared.config, prepared.resolved
+    return replace(
+        of_model(config.model, resolved.base_dir, prepared.model_folder),
+        prompts=len(prepared.prompts.rows),
+        parameters=prepared.model.parameters,
+        parameters_source="",
+        device=prepared.policy.device.type,
+    )
 
 
 def registration(prepared: Prepared) -> RunRegistered:
     """The event that fixes everything before step 0."""
-    config, resolved = prepared.config, prepared.resolved
-    beta = config.objective.kl.beta
-    reference = f"initial weights of this run, {prepared.model.weights_digest}" + (
-        "" if beta > 0 else "; beta is 0, so it is only measured against"
-    )
+    config, resolved, world = prepared.config, prepared.resolved, prepared.world
+    adapter = prepared.policy.adapter
+    machine = replace(accelerator(), processes=world.size, strategy=world.strategy, backend=world.backend)
     return RunRegistered(
         name=config.name,
         tool=f"grpo-audit {grpo_audit.__version__}",
@@ -80,12 +94,27 @@ def registration(prepared: Prepared) -> RunRegistered:
         preset_differences=list(resolved.differences),
         formula=manifest(config.objective, config.sampling),
         model=prepared.model,
-        reference=reference,
+        reference=_reference(config, prepared.model),
         rewards=prepared.rewards.identities(),
         prompts=prepared.prompts.identity,
         evaluation=prepared.plan,
-        environment=environment(accelerator()),
+        environment=environment(machine),
+        adapter=None if adapter is None else adapter.identity,
     )
+
+
+def _reference(config: RunConfig, model: ModelIdentity) -> str:
+    kl = config.objective.kl
+    text = f"initial weights of this run, {model.weights_digest}"
+    if config.model.lora is not None:
+        text += ", the adapters switched off"
+    if kl.beta == 0:
+        return f"{text}; beta is 0, so it is only measured against"
+    if kl.replace_reference_every:
+        return (
+            f"{text}; replaced by the policy every {kl.replace_reference_every} steps, whose snapshot names its digest"
+        )
+    return text
 
 
 RECORD_BYTES = 10_000_000
@@ -95,8 +124,9 @@ RECORD_BYTES = 10_000_000
 def _check_storage(config: RunConfig, model: ModelIdentity) -> None:
     """Snapshots hold weights and two moments in float32; refuse to start what cannot be kept."""
     weights = model.parameters * 4
+    kept = 0 if config.model.lora is not None else 3 * (config.training.keep_snapshots + 1)  # adapters are small
     _check_place(Path(config.record.db).parent, RECORD_BYTES, "record.db")
-    _check_place(Path(config.record.folder), weights * (3 * (config.training.keep_snapshots + 1) + 1), "record.folder")
+    _check_place(Path(config.record.folder), weights * (kept + 1), "record.folder")
 
 
 def _check_place(place: Path, needed: int, setting: str) -> None:

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from grpo_audit.cli import console
+from grpo_audit.cli.lint import warn
 from grpo_audit.cli.outcome import finish
+from grpo_audit.cli.together import follow, is_first, one_voice
 from grpo_audit.config.load import Resolved, differences, dump, resolve
 from grpo_audit.config.presets import find
 from grpo_audit.config.run import RunConfig
@@ -18,6 +20,8 @@ from grpo_audit.config.sections import EvaluationConfig
 from grpo_audit.errors import ConfigError
 from grpo_audit.ledger.project import Project
 from grpo_audit.ledger.runs import RunState
+from grpo_audit.preflight.facts import gather, of_model
+from grpo_audit.preflight.inspect import inspect
 from grpo_audit.record.events import Artifact, EventKind, RunRegistered
 
 Recipe = Annotated[
@@ -30,7 +34,9 @@ Overrides = Annotated[
 ]
 Db = Annotated[Path | None, typer.Option("--db", help="The record (SQLite). Default: record.db of the recipe.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration, apply the preflight rules and stop.")
+]
 
 BASE_DIR_FILE = "base_dir.txt"
 """In the run folder: where the recipe's relative paths start, for --resume. Not part of the record."""
@@ -59,11 +65,13 @@ def run(
                 found="a recipe, --set or --dry-run beside it",
                 next_step="Use --resume alone, with --db and --run where needed",
             )
-        _resume(db or Path("runs/record.db"), run_ref, json=json)
+        with one_voice():
+            _resume(db or Path("runs/record.db"), run_ref, json=json)
         return
     if run_ref is not None:
         raise ConfigError("--run names a run to resume", next_step="Add --resume")
-    _start(_resolved(recipe, overrides, db), dry_run=dry_run, json=json)
+    with one_voice():
+        _start(_resolved(recipe, overrides, db), dry_run=dry_run, json=json)
 
 
 def train(
@@ -77,9 +85,10 @@ def train(
 
     The same as [bold]run[/bold] with [bold]evaluation.suite: null[/bold]: the report then has no figures on behaviour.
     """
-    resolved = _resolved(recipe, overrides, db)
-    config = resolved.config.model_copy(update={"evaluation": EvaluationConfig(suite=None)})
-    _start(replace(resolved, config=config), dry_run=dry_run, json=json)
+    with one_voice():
+        resolved = _resolved(recipe, overrides, db)
+        config = resolved.config.model_copy(update={"evaluation": EvaluationConfig(suite=None)})
+        _start(replace(resolved, config=config), dry_run=dry_run, json=json)
 
 
 def _resolved(recipe: Path | None, overrides: list[str] | None, db: Path | None) -> Resolved:
@@ -92,42 +101,70 @@ def _resolved(recipe: Path | None, overrides: list[str] | None, db: Path | None)
 
 
 def _start(resolved: Resolved, *, dry_run: bool, json: bool) -> None:
+    config = resolved.config
     if dry_run:
+        if not is_first():
+            return
         if json:
-            typer.echo(jsonlib.dumps(resolved.config.model_dump(mode="json"), indent=2))
+            typer.echo(jsonlib.dumps(config.model_dump(mode="json"), indent=2))
         else:
-            typer.echo(dump(resolved.config), nl=False)
+            typer.echo(dump(config), nl=False)
+        preflight = inspect(config, resolved.differences, gather(config, resolved.base_dir))
+        warn(preflight)
+        preflight.refuse_errors()
         return
+    # what the recipe alone shows, before a model is downloaded
+    inspect(config, resolved.differences, of_model(config.model, resolved.base_dir)).refuse_errors()
     from grpo_audit.cli.pipeline import Pipeline, new_run_id
-    from grpo_audit.cli.prepare import prepare
+    from grpo_audit.cli.prepare import facts, prepare
+    from grpo_audit_trainer.distributed import join, leave
 
+    world = join(config.model.device)
+    if not world.first:
+        follow(resolved, world)
+        leave()
+        return
     console.summary(resolved)
-    with prepare(resolved) as prepared, Project.open(resolved.config.record.db, mode="create") as project:
-        pipeline = Pipeline(prepared, project, new_run_id(resolved.config.name))
-        # before the registration: a registered run can be resumed whenever it is killed
-        pipeline.folder.mkdir(parents=True, exist_ok=True)
-        (pipeline.folder / BASE_DIR_FILE).write_text(str(resolved.base_dir.absolute()), encoding="utf-8")
-        (pipeline.folder / "config.yaml").write_text(dump(resolved.config), encoding="utf-8")
-        pipeline.register()
-        console.say(f"registered run {pipeline.run_id} in {resolved.config.record.db}")
-        pipeline.execute(None)
-    finish(Path(resolved.config.record.db), pipeline.run_id, pipeline.folder, json=json)
+    with prepare(resolved, world) as prepared:
+        preflight = inspect(config, resolved.differences, facts(prepared))
+        warn(preflight)
+        preflight.refuse_errors()
+        with Project.open(config.record.db, mode="create") as project:
+            pipeline = Pipeline(prepared, project, new_run_id(config.name))
+            # before the registration: a registered run can be resumed whenever it is killed
+            pipeline.folder.mkdir(parents=True, exist_ok=True)
+            (pipeline.folder / BASE_DIR_FILE).write_text(str(resolved.base_dir.absolute()), encoding="utf-8")
+            (pipeline.folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+            pipeline.register(preflight.findings)
+            console.say(f"registered run {pipeline.run_id} in {config.record.db}")
+            pipeline.execute(None)
+    leave()
+    finish(Path(config.record.db), pipeline.run_id, pipeline.folder, json=json)
 
 
 def _resume(db: Path, run_ref: str | None, *, json: bool) -> None:
     from grpo_audit.cli.pipeline import Pipeline
     from grpo_audit.cli.prepare import prepare
+    from grpo_audit_trainer.distributed import join, leave
 
+    if not is_first():
+        with Project.open(db, mode="read") as project:
+            resolved = _registered(project, _unfinished(project, run_ref))
+        follow(resolved, join(resolved.config.model.device))
+        leave()
+        return
     with Project.open(db, mode="write") as project:
         run_id = _unfinished(project, run_ref)
         resolved = _registered(project, run_id)
         console.say(f"resuming {run_id}")
-        with prepare(resolved) as prepared:
+        world = join(resolved.config.model.device)
+        with prepare(resolved, world) as prepared:
             pipeline = Pipeline(prepared, project, run_id)
             pipeline.folder.mkdir(parents=True, exist_ok=True)
             start = pipeline.resume()
             console.say(f"attempt {pipeline.attempt}, from step {start.step if start else 0}")
             pipeline.execute(start)
+    leave()
     finish(db, run_id, pipeline.folder, json=json)
 
 

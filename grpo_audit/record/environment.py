@@ -26,6 +26,9 @@ class Accelerator:
     driver: str | None
     threads: int
     deterministic: bool
+    processes: int = 1
+    strategy: str = "single process"
+    backend: str | None = None
 
 
 def lock_file() -> Path | None:
@@ -53,6 +56,9 @@ def environment(accelerator: Accelerator) -> Environment:
         lock_digest=file_digest(lock) if lock else None,
         code_revision=revision,
         code_dirty_digest=dirty,
+        processes=accelerator.processes,
+        strategy=accelerator.strategy,
+        backend=accelerator.backend,
         sqlite=sqlite3.sqlite_version,
     )
 

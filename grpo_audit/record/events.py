@@ -13,28 +13,18 @@ from pydantic import BaseModel, ConfigDict
 
 from grpo_audit.config.presets import PresetDifference as PresetDifference
 from grpo_audit.record.identities import (
+    AdapterIdentity as AdapterIdentity,
     Digest as Digest,
-)
-from grpo_audit.record.identities import (
     Environment as Environment,
-)
-from grpo_audit.record.identities import (
     EvaluationPlan as EvaluationPlan,
-)
-from grpo_audit.record.identities import (
     FileDigest as FileDigest,
-)
-from grpo_audit.record.identities import (
     ModelIdentity as ModelIdentity,
-)
-from grpo_audit.record.identities import (
     PromptSetIdentity as PromptSetIdentity,
-)
-from grpo_audit.record.identities import (
     RewardIdentity as RewardIdentity,
-)
-from grpo_audit.record.identities import (
+    TaskComparison as TaskComparison,
     TaskPlan as TaskPlan,
+    UpdateFigures as UpdateFigures,
+    Verdict as Verdict,
 )
 
 Phase = Literal["pre", "train", "post"]
@@ -68,16 +58,6 @@ class Severity(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-class Verdict(StrEnum):
-    """What a paired comparison says about one metric."""
-
-    IMPROVED = "improved"
-    REGRESSED = "regressed"
-    NOT_WORSE = "no regression beyond the margin"
-    INCONCLUSIVE = "inconclusive"
-    NO_DISCORDANT_PAIRS = "no discordant pairs"
 
 
 class Payload(BaseModel):
@@ -118,6 +98,8 @@ class RunRegistered(Payload):
     prompts: PromptSetIdentity
     evaluation: EvaluationPlan | None
     environment: Environment
+    adapter: AdapterIdentity | None = None
+    """The adapters that train; None when all weights do."""
 
 
 class RunResumed(Payload):
@@ -129,6 +111,9 @@ class RunResumed(Payload):
     from_step: int
     """First step this attempt executes; 0 when there was no snapshot."""
     snapshot_digest: Digest | None
+    processes: int = 1
+    """Processes that train together in this attempt; it need not be as many as before."""
+    strategy: str = "single process"
 
 
 class PhaseFinished(Payload):
@@ -225,6 +210,7 @@ class Rollout(Payload):
     reward: float | None
     """Weighted sum of the train sources; None when none applied."""
     advantage: float
+    """With a value model, which gives each token one, the mean over its tokens."""
     used: bool
     """Whether it contributed to the loss."""
     reason: str
@@ -234,14 +220,14 @@ class Rollout(Payload):
 
 
 class Step(Payload):
-    """One optimiser step."""
+    """One batch of rollouts and the updates on it."""
 
     kind: ClassVar[EventKind] = EventKind.STEP
     attempt: int
     step: int
     learning_rate: float
     loss: float
-    """0 in value on-policy; its gradient is not 0."""
+    """Mean over the updates; 0 in value on-policy, where its gradient is not 0."""
     reward_mean: float | None
     reward_std: float | None
     rewards: dict[str, float]
@@ -255,20 +241,38 @@ class Step(Payload):
     entropy: float
     """Mean over tokens of the sampling distribution's entropy, in nats."""
     kl: float | None
-    """KL to the initial policy by the objective's estimator, mean over tokens; None when not measured at this step."""
+    """KL to the initial policy by the objective's estimator, mean over tokens, before the first update; None when not
+    measured at this step."""
+    kl_reference: float | None = None
+    """The same to the reference, once that is another policy than the initial one."""
     kl_loss: float | None
     clip_low_share: float
     clip_high_share: float
     agreement: float
-    """Mean |log-probability of the sampler - of the scorer| over tokens, before the update."""
+    """Mean |log-probability of the sampler - of the scorer| over tokens, before the first update."""
     agreement_max: float
     grad_norm: float
+    """Largest of the updates, before clipping."""
     prompt_tokens: int
     completion_tokens: int
     seconds: dict[str, float]
     """Wall-clock by part: rollout, reward, update."""
     fingerprint: Digest
     """Strided sample of every weight tensor after the step; the full digest is taken at snapshots."""
+    sampled_by: Digest | None = None
+    """The same before the step: the old policy, which drew the rollouts."""
+    engine: str = ""
+    """What drew the rollouts, with the library and version that computed its logits."""
+    rounds: int = 1
+    """Rounds of prompts that were drawn; more than one with dynamic sampling only."""
+    dropped_groups: int = 0
+    """Groups that dynamic sampling dropped; their rollouts are recorded with the reason."""
+    updates: list[UpdateFigures] = []
+    value_loss: float | None = None
+    """Of the value model (PPO), mean over the updates; None without one."""
+    explained_variance: float | None = None
+    """Share of the returns' variance over the tokens that the values explain, before the first update; None without a
+    value model, and where all returns are equal."""
 
 
 class Snapshot(Payload):
@@ -289,39 +293,12 @@ class ModelSaved(Payload):
     kind: ClassVar[EventKind] = EventKind.MODEL_SAVED
     location: str
     model: ModelIdentity
-
-
-class TaskComparison(BaseModel):
-    """Paired pre and post of one task's primary metric."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-    task: str
-    behaviour: str
-    metric: str
-    higher_is_better: bool
-    safety: bool
-    documents: int
-    pre: float
-    post: float
-    difference: float
-    """post - pre."""
-    ci_low: float | None
-    ci_high: float | None
-    """95 % interval of the paired difference, clustered where clusters exist."""
-    p: float | None
-    p_adjusted: float | None
-    """Holm over the primary metrics."""
-    method: str
-    """How p was computed."""
-    gained: int
-    """Documents that got better."""
-    lost: int
-    """Documents that got worse."""
-    margin: float
-    p_margin: float | None
-    """One-sided, against the margin."""
-    minimum_detectable: float | None
-    verdict: Verdict
+    adapter: AdapterIdentity | None = None
+    """The adapters that were merged into the weights, in float32; None when all weights were trained."""
+    adapter_location: str | None = None
+    """Where they are kept in peft's format, relative to the run folder."""
+    adapter_digest: Digest | None = None
+    """SHA-256 over their tensors, as of ``weights_digest``."""
 
 
 class Comparison(Payload):

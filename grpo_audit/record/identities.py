@@ -1,10 +1,13 @@
-"""Who is who: the parts of a registration that name models, rewards, prompts, tasks and machines by digest."""
+"""The parts of events: who is who (models, rewards, prompts, tasks and machines, by digest), and figures that come in
+lists (compared tasks, updates)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """``sha256:`` and 64 hexadecimal digits."""
@@ -42,6 +45,24 @@ class ModelIdentity(BaseModel):
     trust_remote_code: Literal[False] = False
 
 
+class AdapterIdentity(BaseModel):
+    """Low-rank adapters that were trained in place of the base weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    kind: Literal["LoRA"]
+    rank: int
+    alpha: float
+    """Adapters are scaled by alpha / rank."""
+    targets: list[str]
+    """Last parts of the names of the layers that have an adapter."""
+    layers: int
+    """Number of layers that have one."""
+    trained_parameters: int
+    """Number of parameters that train; the base weights do not."""
+    initialisation: str
+    """How the adapters start, in words; a pure function of the seed."""
+
+
 class RewardIdentity(BaseModel):
     """One reward source: its source text is an artifact of this digest."""
 
@@ -57,6 +78,22 @@ class RewardIdentity(BaseModel):
     source_digest: Digest
     source_file: str
     """Base name of the file."""
+    options: dict[str, str | bool | int | float | list[str] | None] = {}
+    """Handed to the function with every call, its own defaults included."""
+    facts: dict[str, str] = {}
+    """What the source found out about itself when it was loaded: digest of its weights, what its sandbox enforces."""
+    modules: dict[str, Digest] = {}
+    """Other source files beside it that were loaded with it, relative to its folder; each is an artifact."""
+
+    @field_serializer("options")
+    def _options_as_text(self, options: dict[str, Any]) -> str:
+        """As one JSON text, so that a number comes back as a number: in the record floats are strings."""
+        return json.dumps(options, sort_keys=True, ensure_ascii=False)
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options_from_text(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
 
 class PromptSetIdentity(BaseModel):
@@ -131,3 +168,77 @@ class Environment(BaseModel):
     code_dirty_digest: Digest | None
     """Of ``git diff HEAD``, when the working tree of this project had changes."""
     sqlite: str
+    processes: int = 1
+    """Processes that train together."""
+    strategy: str = "single process"
+    """``ddp``: each has the whole model. ``fsdp``: parameters, gradients and optimiser are spread over them."""
+    backend: str | None = None
+    """How they talk: ``gloo`` or ``nccl``."""
+
+
+class Verdict(StrEnum):
+    """What a paired comparison says about one metric."""
+
+    IMPROVED = "improved"
+    REGRESSED = "regressed"
+    NOT_WORSE = "no regression beyond the margin"
+    INCONCLUSIVE = "inconclusive"
+    NO_DISCORDANT_PAIRS = "no discordant pairs"
+
+
+class TaskComparison(BaseModel):
+    """Paired pre and post of one task's primary metric."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    task: str
+    behaviour: str
+    metric: str
+    higher_is_better: bool
+    safety: bool
+    documents: int
+    pre: float
+    post: float
+    difference: float
+    """post - pre."""
+    ci_low: float | None
+    ci_high: float | None
+    """95 % interval of the paired difference, clustered where clusters exist."""
+    p: float | None
+    p_adjusted: float | None
+    """Holm over the primary metrics."""
+    method: str
+    """How p was computed."""
+    gained: int
+    """Documents that got better."""
+    lost: int
+    """Documents that got worse."""
+    margin: float
+    p_margin: float | None
+    """One-sided, against the margin."""
+    minimum_detectable: float | None
+    verdict: Verdict
+
+
+class UpdateFigures(BaseModel):
+    """One optimiser update of a step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    iteration: int
+    """Pass over the rollouts, from 0."""
+    minibatch: int
+    """Part of that pass, from 0."""
+    rows: int
+    """Completions in the loss."""
+    tokens: int
+    """Their tokens."""
+    loss: float
+    grad_norm: float
+    """Before clipping."""
+    clip_low_share: float
+    clip_high_share: float
+    drift: float
+    """Mean over the tokens of rho - 1 - log rho: how far the policy has moved since it sampled them."""
+    ratio_max: float
+    """Largest ratio, before any clip; 0 where nothing was computed."""
+    corrected_share: float
+    """Share of tokens whose importance weight was capped or masked."""

@@ -13,8 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from grpo_audit.report.model import ReportData, StepSeries
 from grpo_audit.report.numbers import figure, significant, whole
 from grpo_audit.report.svg import Drawing, Ink, settings, to_svg
-from grpo_audit.report.visible import label as short
-from grpo_audit.report.visible import plain
+from grpo_audit.report.visible import label as short, plain
 
 MAX_POINTS = 250
 """Points a curve is drawn with; a longer one is averaged over equal windows, with their extremes as a band."""

@@ -11,67 +11,30 @@ from grpo_audit.config.presets import PRESETS, Preset
 from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import StorageError
 from grpo_audit.record.events import Artifact, RewardIdentity, RunRegistered
+from grpo_audit.report import settings as shown
 from grpo_audit.report.evidence import Absence, Evidence, Fact, Source, absent, measured
 from grpo_audit.report.model import Difference, Method, RewardSource
 from grpo_audit.report.numbers import significant
 from grpo_audit.report.reader import Entry
 
-_OBJECTIVE = (
-    ("Advantage", ("objective.advantage.normaliser", "objective.advantage.ddof", "objective.advantage.epsilon")),
-    ("Surrogate and clipping", ("objective.surrogate.clip_low", "objective.surrogate.clip_high")),
-    ("KL to the reference policy", ("objective.kl.beta", "objective.kl.estimator", "objective.kl.measure_every")),
-    ("Aggregation and masking", ("objective.aggregation", "objective.mask_truncated")),
-)
-_SAMPLER = (
-    "sampling.group_size",
-    "sampling.prompts_per_step",
-    "sampling.temperature",
-    "sampling.max_completion_tokens",
-    "sampling.max_prompt_tokens",
-)
-_OPTIMISER = (
-    "training.steps",
-    "training.learning_rate",
-    "training.warmup_steps",
-    "training.adam_betas",
-    "training.adam_epsilon",
-    "training.weight_decay",
-    "training.max_grad_norm",
-    "training.microbatch_tokens",
-)
-_HELD = ("seed", "model.precision", "model.gradient_checkpointing", "model.chat_template", "model.device")
-
 _FORMULA_PARTS = (
     "sampling",
+    "reward shaping",
     "advantage",
     "equal rewards",
     "missing rewards",
     "ratio",
     "surrogate",
+    "importance correction",
+    "tokens in the surrogate",
     "kl",
     "aggregation",
     "truncated completions",
     "loss",
     "gradient",
+    "value model",
     "same words elsewhere",
 )
-
-_LABELS = {
-    "ddof": "Delta degrees of freedom",
-    "clip_low": "Clip below, 1 −",
-    "clip_high": "Clip above, 1 +",
-    "beta": "β, weight of the penalty",
-    "measure_every": "Measured every (steps, when β is 0)",
-    "mask_truncated": "Truncated completions left out",
-    "group_size": "Group size G",
-    "max_completion_tokens": "Longest completion (tokens)",
-    "max_prompt_tokens": "Longest prompt (tokens)",
-    "learning_rate": "Learning rate",
-    "adam_betas": "Adam β₁, β₂",
-    "adam_epsilon": "Adam ε",
-    "max_grad_norm": "Gradient norm clipped at",
-    "microbatch_tokens": "Microbatch (tokens; the loss does not depend on it)",
-}
 
 
 def read_config(registered: Entry[RunRegistered]) -> RunConfig:
@@ -94,11 +57,11 @@ def method(registered: Entry[RunRegistered], config: RunConfig) -> Method:
     changed = {difference.path for difference in payload.preset_differences}
     preset = PRESETS.get(payload.preset)
     settings = _Settings(registered.seq, values, _defaults(config), changed, preset)
-    groups = [(title, settings.facts(paths)) for title, paths in _OBJECTIVE]
+    groups = [(title, settings.facts(paths)) for title, paths in shown.objective(config)]
     groups.append(("Reference and old policy", _policies(registered, config)))
-    groups.append(("Sampler", (*settings.facts(_SAMPLER), _untouched_sampler())))
-    groups.append(("Optimiser and schedule", (_optimiser(), *settings.facts(_OPTIMISER))))
-    groups.append(("Seed and precision", settings.facts(_HELD)))
+    groups.append(("Sampler", (*settings.facts(shown.sampler(config)), _untouched_sampler())))
+    groups.append(("Optimiser and schedule", (_optimiser(), *settings.facts(shown.optimiser(config)))))
+    groups.append(("Seed and precision", settings.facts(shown.HELD)))
     return Method(
         preset=payload.preset,
         preset_source=payload.preset_source,
@@ -174,7 +137,7 @@ class _Settings:
     def _source(self, path: str, value: object) -> Source:
         if path in self._changed:
             return Source(Evidence.DECLARED, (self._seq,), note="differs from the preset")
-        if self._preset and path in self._preset.values and self._preset.values[path] == value:
+        if self._preset and path in self._preset.values and _plain(self._preset.values[path]) == _plain(value):
             return Source(Evidence.CITED, (self._seq,), note=f"as the preset: {self._preset.source}")
         if path in self._defaults and self._defaults[path] == value:
             return Source(Evidence.DEFAULTED, (self._seq,))
@@ -182,18 +145,21 @@ class _Settings:
 
 
 def _policies(registered: Entry[RunRegistered], config: RunConfig) -> tuple[Fact, ...]:
+    kl, training = config.objective.kl, config.training
+    updates = training.iterations * training.minibatches
+    old = "the policy that sampled the step, named by fingerprint in each step and by full digest at snapshots"
+    if kl.beta == 0:
+        penalty = "none (β is 0); the distance is measured, not penalised"
+    else:
+        penalty = f"yes, in the {kl.placement}"
     return (
         measured("Reference policy", registered.payload.reference, registered.seq),
         Fact(
             "Old policy",
-            "the policy that sampled the step: each step samples afresh and updates once; no snapshot is kept apart",
-            Source(Evidence.DERIVED, (registered.seq,), note="one update a step in this version of the trainer"),
+            f"{old}; {updates} update{'s' if updates > 1 else ''} per batch of rollouts",
+            Source(Evidence.DERIVED, (registered.seq,), note="iterations × minibatches"),
         ),
-        Fact(
-            "Penalty in the loss",
-            "yes" if config.objective.kl.beta else "no (β is 0); the distance is measured, not penalised",
-            Source(Evidence.DERIVED, (registered.seq,), note="from β"),
-        ),
+        Fact("Penalty", penalty, Source(Evidence.DERIVED, (registered.seq,), note="from β")),
     )
 
 
@@ -235,9 +201,14 @@ def _defaults(config: RunConfig) -> dict[str, Any]:
     return _flatten(bare.model_dump())
 
 
+def _plain(value: object) -> object:
+    """A list in the record is a tuple in a preset."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _label(path: str) -> str:
     name = path.rpartition(".")[2]
-    return _LABELS.get(name) or name.replace("_", " ").capitalize()
+    return shown.LABELS.get(name) or name.replace("_", " ").capitalize()
 
 
 def _text(value: object) -> str:

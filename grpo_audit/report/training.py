@@ -33,6 +33,12 @@ class StepLine:
     clipped: float
     agreement: float
     learning_rate: float
+    updates: int
+    ratio_max: float
+    drift: float
+    """Of the last update."""
+    rounds: int
+    dropped: int
 
 
 @dataclass
@@ -91,6 +97,11 @@ def _line(entry: Entry[Step]) -> StepLine:
         clipped=step.clip_low_share + step.clip_high_share,
         agreement=step.agreement_max,
         learning_rate=step.learning_rate,
+        updates=len(step.updates),
+        ratio_max=max((update.ratio_max for update in step.updates), default=0.0),
+        drift=step.updates[-1].drift if step.updates else 0.0,
+        rounds=step.rounds,
+        dropped=step.dropped_groups,
     )
 
 
@@ -141,6 +152,8 @@ def _facts(found: StepSeries, lines: Sequence[StepLine], steps: Steps, planned: 
         _mean("Zero-variance groups", found.zero_variance, everything),
         _mean("Truncated completions", found.truncated, everything),
         _mean("Tokens clipped", [line.clipped for line in lines], everything),
+        *_reuse(lines, everything),
+        *_dynamic(lines, everything),
         Fact(
             "Sampler against scorer, largest difference",
             f"{significant(max(line.agreement for line in lines))} nats",
@@ -159,6 +172,26 @@ def _facts(found: StepSeries, lines: Sequence[StepLine], steps: Steps, planned: 
             Source(Evidence.MEASURED, tuple(dict.fromkeys((lines[0].seq, lines[-1].seq)))),
         ),
     )
+
+
+def _reuse(lines: Sequence[StepLine], everything: Source) -> tuple[Fact, ...]:
+    """How far the policy moved from the one that sampled, where a batch is used for more than one update."""
+    if max(line.updates for line in lines) < 2:
+        return ()
+    drift = sum(line.drift for line in lines) / len(lines)
+    largest = max(line.ratio_max for line in lines)
+    how = "ρ − 1 − log ρ over the tokens of a step's last update, mean over the steps; and the largest ρ of any token"
+    text = f"{significant(drift)} nats a token; largest ratio {significant(largest)}"
+    return (Fact("Drift from the old policy", text, _derived(everything, how)),)
+
+
+def _dynamic(lines: Sequence[StepLine], everything: Source) -> tuple[Fact, ...]:
+    """What dynamic sampling drew and dropped."""
+    rounds, dropped = sum(line.rounds for line in lines), sum(line.dropped for line in lines)
+    if rounds == len(lines) and not dropped:
+        return ()
+    text = f"{whole(rounds)} rounds of prompts for {whole(len(lines))} steps; {whole(dropped)} groups dropped"
+    return (Fact("Dynamic sampling", text, _derived(everything, "sums over the steps; dropped groups are recorded")),)
 
 
 def _movement(label: str, found: StepSeries, values: Sequence[float | None]) -> Fact:

@@ -6,8 +6,7 @@ import json
 from enum import IntEnum, StrEnum
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from grpo_audit.ledger.canonical import MAX_BYTES, MAX_DEPTH, MAX_INTEGER, CanonicalError, dumps, loads, plain
 

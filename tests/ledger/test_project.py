@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from grpo_audit.errors import ConfigError, StorageError
-from grpo_audit.ledger import project as project_module
-from grpo_audit.ledger import writer
+from grpo_audit.ledger import project as project_module, writer
 from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.memory import recall
 from grpo_audit.ledger.project import NewEvent, Project

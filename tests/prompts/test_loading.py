@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from grpo_audit.config.sections import PromptConfig
 from grpo_audit.errors import ExitCode, PromptError

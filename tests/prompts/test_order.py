@@ -6,8 +6,7 @@ import hashlib
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from grpo_audit.prompts.order import draw, exposures
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from grpo_audit.report.curves import MAX_POINTS, condense, training_figures
 from grpo_audit.report.evidence import Evidence, Source

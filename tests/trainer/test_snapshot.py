@@ -171,7 +171,7 @@ def test_what_is_half_written_is_not_there(trained: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(snapshots, "save_file", full)
     optimizer = torch.optim.AdamW(policy.model.parameters())
     with pytest.raises(StorageError, match="No space left on device"):
-        snapshots.save_snapshot(policy, optimizer, folder, step=3, initial_fingerprint="x")
+        snapshots.save_snapshot(policy, optimizer, folder, step=3, rounds=3, initial_fingerprint="x")
     assert sorted(path.name for path in (folder / "snapshots").iterdir()) == ["step-000001", "step-000002"]
     assert latest(folder) == snapshot
 

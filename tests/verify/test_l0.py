@@ -12,8 +12,7 @@ from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.ledger.runs import RunState
 from grpo_audit.record.events import Artifact, EvalTask, EventKind
-from grpo_audit.verify import Attestation, Outcome, verify
-from grpo_audit.verify import l0 as procedure
+from grpo_audit.verify import Attestation, Outcome, l0 as procedure, verify
 
 BuildRecord = Callable[..., str]
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from grpo_audit.record.identities import UpdateFigures
+
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcome:
@@ -47,7 +49,7 @@ class RolloutOutcome:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """One optimiser step. The figures are those of ``record.events.Step``."""
+    """One step. The figures are those of ``record.events.Step``."""
 
     step: int
     learning_rate: float
@@ -62,6 +64,7 @@ class StepOutcome:
     truncated_share: float
     entropy: float
     kl: float | None
+    kl_reference: float | None
     kl_loss: float | None
     clip_low_share: float
     clip_high_share: float
@@ -72,8 +75,15 @@ class StepOutcome:
     completion_tokens: int
     seconds: dict[str, float]
     fingerprint: str
+    sampled_by: str
+    engine: str
+    rounds: int
+    dropped_groups: int
+    updates: tuple[UpdateFigures, ...]
     groups: tuple[GroupOutcome, ...]
     rollouts: tuple[RolloutOutcome, ...]
+    value_loss: float | None = None
+    explained_variance: float | None = None
 
     @property
     def total_seconds(self) -> float:

@@ -6,7 +6,7 @@ Weights are float32; ``bfloat16`` is autocast over them. Dropout is off everywhe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,9 @@ from grpo_audit.config.sections import ModelConfig, SamplingConfig
 from grpo_audit.errors import ConfigError, ModelError, PromptError
 from grpo_audit.prompts.loading import Prompt
 from grpo_audit_trainer import pretrained
+from grpo_audit_trainer.adapter import Adapter, add_adapter
 from grpo_audit_trainer.attention import use_float32_attention
+from grpo_audit_trainer.distributed import World
 from grpo_audit_trainer.execution import (
     Execution,
     accelerator,
@@ -30,6 +32,7 @@ from grpo_audit_trainer.execution import (
 )
 from grpo_audit_trainer.pretrained import resolve_folder
 from grpo_audit_trainer.rollout.cache import new_cache
+from grpo_audit_trainer.sharding import Shards, put
 
 __all__ = ["EncodedPrompt", "Execution", "Policy", "accelerator", "load_policy", "resolve_folder"]
 
@@ -56,11 +59,15 @@ class Policy:
     """Filler only: lengths, never ids, say what is padding."""
     folder: Path
     """Where model and tokenizer were loaded from."""
+    adapter: Adapter | None = None
+    """The adapters that train, when the base weights do not."""
+    shards: Shards | None = None
+    """How the model is spread over the processes (FSDP); None: every process has all of it."""
 
     @classmethod
-    def load(cls, config: ModelConfig, base_dir: Path) -> Policy:
+    def load(cls, config: ModelConfig, base_dir: Path, seed: int = 0) -> Policy:
         """See ``load_policy``."""
-        return load_policy(config, base_dir)
+        return load_policy(config, base_dir, seed)
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +143,42 @@ class Policy:
             logits = self.model(input_ids=placeholder, use_cache=False).logits
         return logits[0].float()  # type: ignore[no-any-return]
 
+    def one_pass(self, function: Callable[[], Tensor]) -> Tensor:
+        """``function()``, which calls ``hidden`` and ``head``, as one forward pass of the model. With FSDP and without
+        a gradient it must run inside ``whole``."""
+        if self.shards is None or not torch.is_grad_enabled():
+            return function()
+        return self.shards.run(function)
+
+    # --- several processes -------------------------------------------------------------------------------------------
+
+    def shard(self, world: World) -> None:
+        """Spread the model over the processes."""
+        self.shards = Shards(self.model, world)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, this process has all weights. With FSDP all processes enter together, and what is written to the
+        weights inside is lost."""
+        return contextlib.nullcontext() if self.shards is None else self.shards.whole()
+
+    def gathered(self, *, keep: bool) -> None:
+        """Undo ``shard``: the whole model on the processes that ``keep`` it; the others let go of it."""
+        if self.shards is None:
+            return
+        with self.whole():
+            held = self.model.named_parameters()
+            weights = {name: item.detach().to("cpu", copy=True) for name, item in held} if keep else {}
+        self.release()
+        self.shards = None
+        if not keep:
+            return
+        model = pretrained.load_model(self.folder, str(self.folder))
+        if self.adapter is not None:
+            add_adapter(model, self.adapter.settings, seed=0, path=self.adapter.base)
+        for name, parameter in model.named_parameters():
+            put(parameter, weights[name])
+        self.model = model.to(self.device)
+
     def release(self) -> None:
         """Let go of the weights. The policy cannot be used afterwards."""
         self.model = None
@@ -143,12 +186,13 @@ class Policy:
             torch.cuda.empty_cache()
 
 
-def load_policy(config: ModelConfig, base_dir: Path = Path()) -> Policy:
+def load_policy(config: ModelConfig, base_dir: Path = Path(), seed: int = 0) -> Policy:
     """Load model and tokenizer as the recipe says, on the device, checked.
 
-    Relative folders start at ``base_dir``. Raises ModelError: missing folder, unreachable hub id, no causal LM, missing
-    or corrupt weights, no end token, a tokenizer that does not fit, a cache whose rows cannot be shared by a group, a
-    device or option that this machine or model lacks.
+    Relative folders start at ``base_dir``. ``seed`` is the run's: adapters start from it. Raises ModelError: missing
+    folder, unreachable hub id, no causal LM, missing or corrupt weights, no end token, a tokenizer that does not fit, a
+    cache whose rows cannot be shared by a group, layers that cannot have an adapter, a device or option that this
+    machine or model lacks.
     """
     make_deterministic()
     folder = resolve_folder(config, base_dir)
@@ -162,7 +206,8 @@ def load_policy(config: ModelConfig, base_dir: Path = Path()) -> Policy:
         use_float32_attention(model)
     if execution.gradient_checkpointing:
         enable_checkpointing(model)
-    policy = Policy(model.to(execution.device), tokenizer, execution, eos_ids, pad_id, folder)
+    adapter = None if config.lora is None else add_adapter(model, config.lora, seed=seed, path=config.path)
+    policy = Policy(model.to(execution.device), tokenizer, execution, eos_ids, pad_id, folder, adapter)
     _check_head(policy, config.path)
     return policy
 
