@@ -131,3 +131,12 @@ def test_a_prompt_that_comes_twice_in_a_step_is_no_clone() -> None:
     rows = noise_rows(["a", "b", "a"], 3)
     assert rows[0:3] == [("a", 0), ("a", 1), ("a", 2)] and rows[6:9] == [("a", 3), ("a", 4), ("a", 5)]
     assert len(set(noise.row_keys(0, 0, rows, CPU).tolist())) == 9
+
+
+def test_blocks_of_the_vocabulary_draw_the_same_token() -> None:
+    """Looking at the vocabulary in blocks gives the token of the whole row, also where it ends within a block."""
+    for vocabulary in (noise.BLOCK - 1, noise.BLOCK + 1, 3 * noise.BLOCK + 17):
+        streams = noise.stream_keys(torch.arange(5) * 7919, 3)
+        logp = torch.randn(5, vocabulary, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+        whole = (logp + noise.gumbel(streams, vocabulary)).argmax(dim=-1)
+        assert torch.equal(noise.winner(logp, streams), whole)

@@ -188,3 +188,22 @@ def test_pruning_keeps_the_newest_and_sweeps_up(trained: Any) -> None:
 def test_no_snapshot_is_no_error(tmp_path: Path) -> None:
     """A run that was killed before its first snapshot starts from the beginning."""
     assert latest(tmp_path) is None
+
+
+def test_a_kill_while_pruning_leaves_no_half_snapshot(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removal that stops after its first file leaves whole snapshots only, and the next one tidies up."""
+    _, snapshot, folder = trained
+    before = [item.name for item in snapshots.snapshots(folder)]
+    assert len(before) == 2
+
+    def killed(path: Path) -> None:
+        next(item for item in sorted(path.rglob("*")) if item.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune(folder, 1)
+    assert [Snapshot.open(item).step for item in snapshots.snapshots(folder)] == [snapshot.step]
+    prune(folder, 1)
+    assert sorted(item.name for item in (folder / snapshots.FOLDER).iterdir()) == [snapshot.folder.name]

@@ -200,7 +200,8 @@ def prune(run_folder: Path, keep: int, *, needed: int = 0) -> None:
     what a killed process left half-written."""
     for folder in snapshots(run_folder)[:-keep]:
         if folder != folder_of(run_folder, needed):
-            shutil.rmtree(folder)
+            # renamed first: a process killed in between leaves no snapshot with files missing
+            shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.partial")))
     for leftover in (run_folder / FOLDER).glob(".*.partial"):
         shutil.rmtree(leftover)
 

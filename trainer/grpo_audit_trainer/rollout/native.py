@@ -262,7 +262,7 @@ def draw(scaled: Tensor, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     distribution, [B] each."""
     logp = torch.log_softmax(scaled, dim=-1)
     entropy = logp.exp().mul_(logp).nan_to_num_(nan=0.0).sum(dim=-1).neg_()
-    token = noise.gumbel(streams, logp.shape[-1]).add_(logp).argmax(dim=-1)
+    token = noise.winner(logp, streams)
     return token, logp.gather(-1, token[:, None])[:, 0], entropy
 
 
