@@ -12,7 +12,7 @@ from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import StorageError
 from grpo_audit.record.events import Artifact, RewardIdentity, RunRegistered
 from grpo_audit.report import settings as shown
-from grpo_audit.report.evidence import Absence, Evidence, Fact, Source, absent, measured
+from grpo_audit.report.evidence import Evidence, Fact, Source, measured
 from grpo_audit.report.model import Difference, Method, RewardSource
 from grpo_audit.report.numbers import significant
 from grpo_audit.report.reader import Entry
@@ -130,9 +130,7 @@ class _Settings:
     def _fact(self, path: str) -> Fact:
         value = self._values[path]
         label = _label(path)
-        if value is None:
-            return absent(label, "the recipe sets none", Absence.NOT_DECLARED)
-        return Fact(label, _text(value), self._source(path, value))
+        return Fact(label, "none" if value is None else _text(value), self._source(path, value))
 
     def _source(self, path: str, value: object) -> Source:
         if path in self._changed:

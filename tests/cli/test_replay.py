@@ -122,7 +122,7 @@ def test_an_honest_run_replays(finished: Any, invoke: Any) -> None:
     coverage = result["coverage"]
     assert coverage["steps_eligible"] == [0, 3] and coverage["steps"] == 4  # the others' snapshots were pruned
     assert (coverage["rollouts"], coverage["rollouts_eligible"], coverage["drawn"]) == (48, 24, 9)
-    assert "2 steps" in coverage["missing"]
+    assert coverage["missing"] == "steps whose snapshot is no longer on disk: 2"
     decision = result["decision"]
     assert len(decision["verdicts"]) == 9 and decision["tokens"] == sum(v["exact"] for v in decision["verdicts"])
     assert decision["calibration"]["tokens"] > 50 and result["seed_origin"] == "seal of the run"

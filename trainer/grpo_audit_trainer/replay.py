@@ -299,7 +299,7 @@ def _missing(index: RunIndex, weights: WeightsAtHand) -> str:
     if 0 in gone:
         parts.append("the base model is not at hand (step 0)")
     if never:
-        parts.append(f"no snapshot was taken before {len(never)} steps")
+        parts.append(f"steps without a snapshot before them: {len(never)}")
     if removed := len(gone) - len(never) - (0 in gone):
-        parts.append(f"the snapshots before {removed} steps are no longer on disk")
+        parts.append(f"steps whose snapshot is no longer on disk: {removed}")
     return "; ".join(parts)
