@@ -73,44 +73,6 @@ class RolloutEngine(Protocol):
         """Let go of everything. The engine cannot be used afterwards; closing twice is allowed."""
 
 
-class Native:
-    """The native engine, which reads the policy's own weights: nothing to sync, nothing to close."""
-
-    name = "native"
-    exact_noise = True
-    entropy = True
-
-    def __init__(self, policy: Policy) -> None:
-        self.version = f"transformers {metadata.version('transformers')}"
-        self._engine = NativeEngine(policy)
-
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        group_size: int,
-        keys: Tensor,
-        *,
-        temperature: float,
-        max_tokens: int,
-        on_tokens: OnTokens | None = None,
-    ) -> SampledBatch:
-        """See ``NativeEngine.sample``."""
-        return self._engine.sample(
-            prompts, group_size, keys, temperature=temperature, max_tokens=max_tokens, on_tokens=on_tokens
-        )
-
-    def sync(self, policy: Policy) -> None:
-        """Nothing to do: the weights are the policy's."""
-        if policy is not self._engine.policy:
-            self._engine = NativeEngine(policy)
-
-    def rest(self) -> None:
-        """Nothing is held between two calls."""
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
 def make_engine(config: SamplingConfig, policy: Policy) -> RolloutEngine:
     """The engine that ``sampling.engine`` names, holding the policy's weights.
 
@@ -126,7 +88,7 @@ def make_engine(config: SamplingConfig, policy: Policy) -> RolloutEngine:
         from grpo_audit_trainer.rollout.vllm_engine import VllmEngine
 
         return VllmEngine(config, policy)
-    return Native(policy)
+    return NativeEngine(policy)
 
 
 def library_version(package: str) -> Version | None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
+import transformers
 from torch import Tensor
 
 from grpo_audit_trainer import noise
@@ -64,7 +65,12 @@ class Completion:
 
 
 class NativeEngine:
-    """Draws completions from a policy."""
+    """Draws completions from a policy, by its own weights: a ``RolloutEngine`` that has nothing to take over."""
+
+    name: Final = "native"
+    version: Final = f"transformers {transformers.__version__}"
+    exact_noise: Final = True
+    entropy: Final = True
 
     def __init__(self, policy: Policy, *, compact_below: float = COMPACT_BELOW) -> None:
         self.policy = policy
@@ -134,6 +140,16 @@ class NativeEngine:
             if on_progress is not None:
                 on_progress(len(chosen))
         return [results[index] for index in range(len(prompts))]
+
+    def sync(self, policy: Policy) -> None:
+        """The weights are the policy's."""
+        self.policy = policy
+
+    def rest(self) -> None:
+        """Nothing is held between two calls."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def _greedy_batch(
         self, prompts: Sequence[list[int]], max_new_tokens: int, stops: Sequence[tuple[str, ...]]
