@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from grpo_audit.ledger.memory import Head
 from grpo_audit.ledger.merkle import Frontier
 from grpo_audit.ledger.notes import Checkpoint, Signer, sign
 from grpo_audit.ledger.projections import ProjectionError, rows
-from grpo_audit.ledger.runs import RuleError, RunHistory
+from grpo_audit.ledger.runs import PROJECT_WIDE, RuleError, RunHistory
 from grpo_audit.ledger.tables import Base, CheckpointRow, ContentRow, EventRow
 from grpo_audit.record.events import EventKind
 
@@ -60,13 +60,18 @@ class Batch:
 
     def write(self, connection: Connection) -> None:
         """Insert everything. The caller commits."""
-        for table, values in self.inserts.items():
-            statement = insert(table).compile(dialect=connection.dialect)
-            order = statement.positiontup
-            # straight to the driver: converting each value first costs a quarter of the time, and all are plain already
-            connection.exec_driver_sql(
-                str(statement), values if order is None else [tuple(row[name] for name in order) for row in values]
-            )
+        insert_rows(connection, self.inserts)
+
+
+def insert_rows(connection: Connection, inserts: Mapping[type[Base], list[dict[str, Any]]]) -> None:
+    """Insert rows by table. The caller commits."""
+    for table, values in inserts.items():
+        statement = insert(table).compile(dialect=connection.dialect)
+        order = statement.positiontup
+        # straight to the driver: converting each value first costs a quarter of the time, and all are plain already
+        connection.exec_driver_sql(
+            str(statement), values if order is None else [tuple(row[name] for name in order) for row in values]
+        )
 
 
 def build(
@@ -137,7 +142,7 @@ def check_place(kind: EventKind, run_id: str | None, seq: int) -> None:
     """Rules that need no history. Raises RuleError."""
     if (kind is EventKind.PROJECT_CREATED) != (seq == 0):
         raise RuleError(f"{EventKind.PROJECT_CREATED} is the first event, and nothing else is; found {kind} at {seq}")
-    if run_id is None and kind not in (EventKind.PROJECT_CREATED, EventKind.ANNOTATION):
+    if run_id is None and kind not in PROJECT_WIDE:
         raise RuleError(f"{kind} belongs to a run, but names none")
 
 

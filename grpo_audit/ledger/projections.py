@@ -46,6 +46,8 @@ PROJECTED: tuple[type[tables.Base], ...] = (
     tables.SnapshotRow,
     tables.ComparisonRow,
     tables.FindingRow,
+    tables.AnnotationRow,
+    tables.ErasedRow,
 )
 """Every table that is derived."""
 
@@ -101,6 +103,10 @@ def _run_sealed(event: Event, payload: e.RunSealed, attempt: int) -> list[Row]:
 
 def _run_aborted(event: Event, payload: e.RunAborted, attempt: int) -> list[Row]:
     return [_state(event, "aborted", attempt, payload.error)]
+
+
+def _run_abandoned(event: Event, payload: e.RunAbandoned, attempt: int) -> list[Row]:
+    return [_state(event, "abandoned", attempt, f"{payload.author}: {payload.reason}")]
 
 
 def _artifact(event: Event, payload: e.Artifact, _: int) -> list[Row]:
@@ -265,6 +271,40 @@ def _finding(event: Event, payload: e.Finding, _: int) -> list[Row]:
     return [Row(tables.FindingRow, values)]
 
 
+def _annotation(event: Event, payload: e.Annotation, _: int) -> list[Row]:
+    values = {
+        "seq": event.seq,
+        "run_id": event.run_id,
+        "author": _text(payload.author),
+        "field": _text(payload.field),
+        "value": _text(payload.value),
+        "reason": _text(payload.reason),
+        "at": event.time,
+    }
+    return [Row(tables.AnnotationRow, values)]
+
+
+def _erasure(event: Event, payload: e.Erasure, _: int) -> list[Row]:
+    gone = [(item.seq, _text(name)) for item in payload.contents for name in item.names]
+    if len(set(gone)) != len(gone):
+        raise ProjectionError("erasure: the same content is named twice")
+    return [
+        Row(
+            tables.ErasedRow,
+            {
+                "seq": event.seq,
+                "content_seq": seq,
+                "name": name,
+                "run_id": event.run_id,
+                "author": _text(payload.author),
+                "reason": _text(payload.reason),
+                "at": event.time,
+            },
+        )
+        for seq, name in gone
+    ]
+
+
 _PROJECTIONS: dict[EventKind, Callable[[Event, Any, int], list[Row]]] = {
     EventKind.RUN_REGISTERED: _run_registered,
     EventKind.RUN_RESUMED: _run_resumed,
@@ -279,4 +319,7 @@ _PROJECTIONS: dict[EventKind, Callable[[Event, Any, int], list[Row]]] = {
     EventKind.SNAPSHOT: _snapshot,
     EventKind.COMPARISON: _comparison,
     EventKind.FINDING: _finding,
+    EventKind.RUN_ABANDONED: _run_abandoned,
+    EventKind.ANNOTATION: _annotation,
+    EventKind.ERASURE: _erasure,
 }

@@ -22,6 +22,7 @@ class RunState(StrEnum):
     RESUMED = "resumed"
     SEALED = "sealed"
     ABORTED = "aborted"
+    ABANDONED = "abandoned"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class RunOverview:
     weights_digest: str
     """Of the base model."""
     detail: str
+
+
+AFTER_SEAL = frozenset({EventKind.ANNOTATION, EventKind.ERASURE})
+"""What may follow the seal of a run."""
+PROJECT_WIDE = frozenset({EventKind.PROJECT_CREATED, EventKind.ANNOTATION, EventKind.KEY_ROTATED})
+"""What may belong to no run."""
+NEVER_OF_A_RUN = frozenset({EventKind.PROJECT_CREATED, EventKind.KEY_ROTATED})
 
 
 class RuleError(ValueError):
@@ -78,15 +86,17 @@ class RunHistory:
 
     def _check(self, payload: Payload) -> None:
         kind = payload.kind
-        if kind is EventKind.PROJECT_CREATED:
+        if kind in NEVER_OF_A_RUN:
             raise RuleError(f"{kind} belongs to the project, not to run {self.run_id}")
         registered = self.counts[EventKind.RUN_REGISTERED] > 0
         if kind is EventKind.RUN_REGISTERED and registered:
             raise RuleError(f"run {self.run_id} is registered twice")
         if kind is not EventKind.RUN_REGISTERED and not registered:
             raise RuleError(f"{kind} comes before the registration of run {self.run_id}")
-        if self.sealed and kind is not EventKind.ANNOTATION:
-            raise SealError(f"{kind} comes after the seal of run {self.run_id}; only annotations may follow")
+        if self.sealed and kind not in AFTER_SEAL:
+            raise SealError(
+                f"{kind} comes after the seal of run {self.run_id}; only annotations and erasures may follow"
+            )
         if isinstance(payload, RunResumed) and payload.attempt != self.attempt + 1:
             raise RuleError(f"run {self.run_id} resumes as attempt {payload.attempt} after attempt {self.attempt}")
         if isinstance(payload, RunSealed):

@@ -12,6 +12,8 @@ from sqlalchemy import Connection, create_engine, inspect
 from sqlalchemy.pool import StaticPool
 
 from grpo_audit.errors import StorageError
+from grpo_audit.ledger.rebuild import rebuild
+from grpo_audit.ledger.storage_errors import DamagedRecordError
 from grpo_audit.ledger.tables import SCHEMA_VERSION, Base
 from grpo_audit.ledger.views import VIEWS
 
@@ -50,7 +52,11 @@ def check_version(found: int) -> None:
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring an empty or older record to the newest schema, inside the caller's transaction."""
+    """Bring an empty or older record to the newest schema, inside the caller's transaction, and derive its rows anew.
+
+    Raises DamagedRecordError when an event cannot be read.
+    """
+    older = version(connection) is not None
     # alembic takes as long to import as everything else here together, and only this function needs it
     from alembic import command
     from alembic.config import Config
@@ -59,6 +65,15 @@ def upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", "grpo_audit.ledger:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    if older:
+        try:
+            rebuild(connection)
+        except ValueError as error:
+            raise DamagedRecordError(
+                "The record cannot be brought to the newest schema",
+                found=str(error),
+                next_step="Verify it with the version that wrote it; nothing was changed",
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Index, Integer, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Number of the newest migration. A record with a larger number is refused."""
 
 # SQLite only makes INTEGER PRIMARY KEY an alias of the row id; PostgreSQL wants BIGINT.
@@ -59,6 +59,17 @@ class CheckpointRow(Base):
     )
 
 
+class WitnessRow(Base):
+    """What witnesses said of tree heads. Beside the log, not in it: a statement comes after the head it is about."""
+
+    __tablename__ = "witness"
+    size: Mapped[int] = _seq("events in the tree that the witness saw")
+    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="the witness")
+    kind: Mapped[str] = mapped_column(Text, comment="directory, git or rfc3161")
+    statement: Mapped[bytes] = mapped_column(LargeBinary, comment="its statement, in the format of its kind")
+    at: Mapped[str] = mapped_column(Text, comment="when it was kept here, UTC, RFC 3339; informative")
+
+
 # --- Projections ----------------------------------------------------------------------------------------------------
 
 
@@ -78,15 +89,15 @@ class RunRow(Base):
 
 
 class RunStateRow(Base):
-    """What became of a run: registered, resumed, sealed, aborted. The newest row counts."""
+    """What became of a run: registered, resumed, sealed, aborted, abandoned. The newest row counts."""
 
     __tablename__ = "run_state"
     seq: Mapped[int] = _seq()
     run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
-    state: Mapped[str] = mapped_column(Text, comment="registered, resumed, sealed or aborted")
+    state: Mapped[str] = mapped_column(Text, comment="registered, resumed, sealed, aborted or abandoned")
     at: Mapped[str] = mapped_column(Text, comment="UTC, RFC 3339")
     attempt: Mapped[int] = mapped_column(Integer, comment="attempt this state belongs to, from 1")
-    detail: Mapped[str] = mapped_column(Text, comment="error or where it went on")
+    detail: Mapped[str] = mapped_column(Text, comment="error, reason, or where it went on")
 
 
 class ArtifactRow(Base):
@@ -165,12 +176,17 @@ class StepRow(Base):
     truncated_share: Mapped[float] = mapped_column(comment="share that ran into the length limit")
     entropy: Mapped[float] = mapped_column(comment="mean token entropy in nats")
     kl: Mapped[float | None] = mapped_column(comment="KL to the initial policy; empty when not measured")
+    kl_reference: Mapped[float | None] = mapped_column(comment="KL to the reference, once that is another policy")
+    value_loss: Mapped[float | None] = mapped_column(comment="loss of the value model; empty without one")
     clip_low_share: Mapped[float] = mapped_column(comment="share of tokens clipped below")
     clip_high_share: Mapped[float] = mapped_column(comment="share of tokens clipped above")
     agreement: Mapped[float] = mapped_column(comment="mean difference of sampler and scorer log-probabilities")
     grad_norm: Mapped[float] = mapped_column(comment="gradient norm before clipping")
     prompt_tokens: Mapped[int] = mapped_column(Integer, comment="prompt tokens")
     completion_tokens: Mapped[int] = mapped_column(Integer, comment="completion tokens")
+    rounds: Mapped[int] = mapped_column(Integer, comment="rounds of prompts drawn; above 1 with dynamic sampling only")
+    dropped_groups: Mapped[int] = mapped_column(Integer, comment="groups that dynamic sampling dropped")
+    engine: Mapped[str] = mapped_column(Text, comment="what drew the rollouts, with its version")
     seconds: Mapped[float] = mapped_column(comment="wall-clock seconds")
     fingerprint: Mapped[str] = mapped_column(Text, comment="fingerprint of the weights after the step")
     __table_args__ = (Index("step_run", "run_id", "step", "attempt"),)
@@ -261,3 +277,29 @@ class FindingRow(Base):
     rule: Mapped[str] = mapped_column(Text, comment="stable slug")
     severity: Mapped[str] = mapped_column(Text, comment="info, warning or error")
     message: Mapped[str] = mapped_column(Text, comment="for the reader")
+
+
+class AnnotationRow(Base):
+    """What people said afterwards."""
+
+    __tablename__ = "annotation"
+    seq: Mapped[int] = _seq()
+    run_id: Mapped[str | None] = mapped_column(Text, index=True, comment="run id; empty when about the project")
+    author: Mapped[str] = mapped_column(Text, comment="who says so")
+    field: Mapped[str] = mapped_column(Text, comment="what it is about")
+    value: Mapped[str] = mapped_column(Text, comment="what is said")
+    reason: Mapped[str] = mapped_column(Text, comment="why")
+    at: Mapped[str] = mapped_column(Text, comment="UTC, RFC 3339")
+
+
+class ErasedRow(Base):
+    """Content that was removed on purpose."""
+
+    __tablename__ = "erased"
+    seq: Mapped[int] = _seq("erasure event")
+    content_seq: Mapped[int] = mapped_column(Seq, primary_key=True, comment="event whose content is gone")
+    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="which content")
+    run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
+    author: Mapped[str] = mapped_column(Text, comment="who erased it")
+    reason: Mapped[str] = mapped_column(Text, comment="why")
+    at: Mapped[str] = mapped_column(Text, comment="UTC, RFC 3339")

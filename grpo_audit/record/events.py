@@ -49,7 +49,10 @@ class EventKind(StrEnum):
     FINDING = "finding"
     RUN_SEALED = "run.sealed"
     RUN_ABORTED = "run.aborted"
+    RUN_ABANDONED = "run.abandoned"
     ANNOTATION = "annotation"
+    ERASURE = "erasure"
+    KEY_ROTATED = "key.rotated"
 
 
 class Severity(StrEnum):
@@ -342,14 +345,57 @@ class RunAborted(Payload):
     error: str
 
 
+class RunAbandoned(Payload):
+    """A person gave the run up. It can still be resumed; then ``run.resumed`` follows, and both stay visible."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_ABANDONED
+    author: str
+    reason: str
+
+
 class Annotation(Payload):
-    """A note by a person, after the fact."""
+    """A note by a person, after the fact. The newest one about a field counts; all stay visible."""
 
     kind: ClassVar[EventKind] = EventKind.ANNOTATION
     author: str
     field: str
     value: str
     reason: str
+    signed: str = ""
+    """Signed note (C2SP) by the author's own key over the above; empty when only the log's key vouches for it."""
+    public_key: str = ""
+    """Verifier key of that signature, ``NAME+KEYHASH+BASE64``. Whose key it is, is the author's claim."""
+
+
+class ErasedContent(BaseModel):
+    """Pieces of content of one event that are gone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    seq: int
+    """The event that names them."""
+    names: list[str]
+    """``prompt``, ``completion``, ``trace``, ``fields``, ``response``, ``text``."""
+
+
+class Erasure(Payload):
+    """Text and salt of some content were removed on purpose. The digests stay, so the tree does; nothing else in the
+    record changes."""
+
+    kind: ClassVar[EventKind] = EventKind.ERASURE
+    author: str
+    reason: str
+    contents: list[ErasedContent]
+
+
+class KeyRotated(Payload):
+    """The log is signed by another key from here on. The tree head over this event carries the signatures of both."""
+
+    kind: ClassVar[EventKind] = EventKind.KEY_ROTATED
+    author: str
+    reason: str
+    old_key: str
+    """Verifier key in force until here, ``NAME+KEYHASH+BASE64``."""
+    new_key: str
 
 
 AnyPayload = (
@@ -369,7 +415,10 @@ AnyPayload = (
     | Finding
     | RunSealed
     | RunAborted
+    | RunAbandoned
     | Annotation
+    | Erasure
+    | KeyRotated
 )
 
 PAYLOADS: dict[EventKind, type[Payload]] = {model.kind: model for model in AnyPayload.__args__}

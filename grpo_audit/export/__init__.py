@@ -1,0 +1,1 @@
+"""What leaves the project: bundle, cards, bill of materials, attestations, lineage."""

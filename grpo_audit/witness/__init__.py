@@ -1,0 +1,1 @@
+"""Witnesses: somebody else's memory of a tree head."""
