@@ -15,13 +15,14 @@ from grpo_audit.errors import StorageError
 from grpo_audit.ledger import keys, runs
 from grpo_audit.ledger.batch import Tip, unpack
 from grpo_audit.ledger.event import Event, NewEvent
+from grpo_audit.ledger.heads import SignedHead, keep_statement, leaf_hashes, signed_head
 from grpo_audit.ledger.memory import Head
 from grpo_audit.ledger.runs import RunOverview, load_history
 from grpo_audit.ledger.storage_errors import DamagedRecordError
 from grpo_audit.ledger.store import Store
 from grpo_audit.ledger.tables import ContentRow, EventRow
 from grpo_audit.ledger.tip import origin_of, parse_stored, read_created, read_tip
-from grpo_audit.ledger.writer import Writer, create_project
+from grpo_audit.ledger.writer import Writer, create_project, utc_now
 from grpo_audit.record.events import EventKind, ProjectCreated
 
 __all__ = ["Event", "Head", "NewEvent", "Project", "RunOverview"]
@@ -181,6 +182,25 @@ class Project:
         """Events of a run by kind: what ``run.sealed`` must state."""
         with self._store.connect() as connection:
             return {kind: count for kind, count in load_history(connection, run_id).counts.items() if count}
+
+    def checkpoint(self, size: int | None = None) -> SignedHead:
+        """Size, root and signed note of a tree head: the newest, or the one over ``size`` events.
+
+        Raises StorageError when there is none of that size.
+        """
+        with self._store.connect() as connection:
+            return signed_head(connection, size, self.name)
+
+    def leaf_hashes(self, start: int, stop: int) -> Iterator[bytes]:
+        """Leaf hashes of the events with start <= seq < stop, streamed. Raises DamagedRecordError for a missing one."""
+        return leaf_hashes(self._store, start, stop)
+
+    def keep_witness(self, size: int, name: str, kind: str, statement: bytes) -> None:
+        """Keep what a witness said of the head over ``size`` events; an older statement of that name and size goes.
+
+        Durable when this returns, in a transaction of its own. Raises StorageError: open for reading, no such head.
+        """
+        keep_statement(self._store, size=size, name=name, kind=kind, statement=statement, at=utc_now())
 
     def session(self) -> Session:
         """A session for reading the projections; it cannot write."""

@@ -16,6 +16,13 @@ class DamagedRecordError(StorageError):
     """The file is no record any more: not a database, malformed, or with things in it that do not belong there."""
 
 
+def damaged(record: str, found: str) -> DamagedRecordError:
+    """The error for a record that contradicts itself."""
+    return DamagedRecordError(
+        f"{record} is damaged", found=found, next_step="Run grpo-audit verify to see what changed; restore a backup"
+    )
+
+
 _FULL = ("The disk is full", "Free some space and run again with --resume: what was recorded before is whole")
 _READ_ONLY = (
     "The folder cannot be written",

@@ -10,7 +10,7 @@ from grpo_audit.ledger.event import BodyError, Event, parse
 from grpo_audit.ledger.folders import is_project_id
 from grpo_audit.ledger.merkle import Frontier
 from grpo_audit.ledger.notes import NoteError, VerifierKey
-from grpo_audit.ledger.storage_errors import DamagedRecordError
+from grpo_audit.ledger.storage_errors import damaged
 from grpo_audit.ledger.tables import CheckpointRow, EventRow
 from grpo_audit.record.events import ProjectCreated
 
@@ -62,10 +62,3 @@ def read_tip(connection: Connection, record: str) -> tuple[Tip, bytes]:
     if frontier.root() != checkpoint.root:
         raise damaged(record, "the newest checkpoint contradicts itself")
     return Tip(frontier, last.leaf_hash), checkpoint.note
-
-
-def damaged(record: str, found: str) -> DamagedRecordError:
-    """The error for a record whose ends do not fit."""
-    return DamagedRecordError(
-        f"{record} is damaged", found=found, next_step="Run grpo-audit verify to see what changed; restore a backup"
-    )

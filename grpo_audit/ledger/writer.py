@@ -17,10 +17,10 @@ from grpo_audit.ledger.memory import Memory, recall
 from grpo_audit.ledger.merkle import Frontier
 from grpo_audit.ledger.notes import Checkpoint, NoteError, Signer, open_note
 from grpo_audit.ledger.runs import RunHistory, load_history
-from grpo_audit.ledger.storage_errors import DamagedRecordError
+from grpo_audit.ledger.storage_errors import DamagedRecordError, damaged
 from grpo_audit.ledger.store import Store
 from grpo_audit.ledger.tables import CheckpointRow
-from grpo_audit.ledger.tip import damaged, origin_of, read_tip
+from grpo_audit.ledger.tip import origin_of, read_tip
 from grpo_audit.record.events import ProjectCreated
 
 
@@ -100,7 +100,7 @@ class Writer:
         return build(
             events,
             tip,
-            time=_now(),
+            time=utc_now(),
             origin=self._signer.verifier.name,
             signer=self._signer,
             history_of=history_of,
@@ -130,7 +130,7 @@ def create_project(store: Store, key: keys.SigningKey, name: str) -> None:
     batch = build(
         [NewEvent(created, None)],
         Tip(Frontier(), NO_EVENT),
-        time=_now(),
+        time=utc_now(),
         origin=signer.verifier.name,
         signer=signer,
         history_of=RunHistory,
@@ -139,5 +139,6 @@ def create_project(store: Store, key: keys.SigningKey, name: str) -> None:
         batch.write(connection)
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """The time as the record writes it: UTC, RFC 3339, microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -17,9 +17,10 @@ from grpo_audit.errors import ConfigError, StorageError
 from grpo_audit.ledger import project as project_module, writer
 from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.memory import recall
+from grpo_audit.ledger.merkle import Frontier
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.ledger.runs import RunState
-from grpo_audit.ledger.tables import RolloutRow
+from grpo_audit.ledger.tables import RolloutRow, WitnessRow
 from grpo_audit.record.events import (
     Annotation,
     EventKind,
@@ -212,7 +213,7 @@ def test_runs_are_found_by_id_prefix_and_name(tmp_path: Path, build_record: Buil
 def test_a_clock_that_goes_back_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are informative: order is that of seq."""
     with Project.open(tmp_path / "record.db", mode="create") as project:
-        monkeypatch.setattr(writer, "_now", lambda: "1999-01-01T00:00:00.000000Z")
+        monkeypatch.setattr(writer, "utc_now", lambda: "1999-01-01T00:00:00.000000Z")
         project.append([note("then")])
         assert [event.seq for event in project.events()] == [0, 1]
 
@@ -326,3 +327,41 @@ def test_views_answer_people(tmp_path: Path, build_record: BuildRecord) -> None:
         assert text.prompt.startswith("Make ") and isinstance(text.completion, str)
         response = connection.exec_driver_sql("SELECT response FROM eval_text LIMIT 1").scalar()
         assert response.startswith("<script>")
+
+
+def test_heads_and_leaf_hashes_give_the_tree(tmp_path: Path) -> None:
+    """checkpoint() is the newest head, checkpoint(size) that one, and leaf_hashes() of its size make its root."""
+    with Project.open(tmp_path / "record.db", mode="create") as project:
+        heads = [project.head, *(project.append([note(str(n))] * 3) for n in range(3))]
+        for head in heads:
+            found = project.checkpoint(head.size)
+            tree = Frontier()
+            for leaf in project.leaf_hashes(0, head.size):
+                tree.append(leaf)
+            assert (found.size, found.root) == (head.size, head.root) == (tree.size, tree.root())
+        assert project.checkpoint() == found
+        assert list(project.leaf_hashes(2, 5)) == list(project.leaf_hashes(0, 10))[2:5]
+        with pytest.raises(StorageError, match="no tree head over 3 events"):
+            project.checkpoint(3)
+        with pytest.raises(StorageError, match="event 10 is missing"):
+            list(project.leaf_hashes(9, 12))
+
+
+def test_a_witness_statement_is_kept_and_replaced(tmp_path: Path) -> None:
+    """keep_witness keeps one statement a witness and head; a head that does not exist is refused."""
+    with Project.open(tmp_path / "record.db", mode="create") as project:
+        project.append([note()])
+        for size, name, statement in ((1, "a", b"old"), (1, "a", b"new"), (2, "a", b"x"), (1, "b", b"\x00\xff")):
+            project.keep_witness(size, name, "directory", statement)
+        with pytest.raises(StorageError, match="no tree head over 9 events"):
+            project.keep_witness(9, "a", "directory", b"")
+    with Project.open(tmp_path / "record.db", mode="read") as project:
+        with project.session() as session:
+            rows = session.scalars(select(WitnessRow).order_by(WitnessRow.size, WitnessRow.name)).all()
+            assert [(row.size, row.name, row.statement) for row in rows] == [
+                (1, "a", b"new"),
+                (1, "b", b"\x00\xff"),
+                (2, "a", b"x"),
+            ]
+        with pytest.raises(StorageError, match="reading only"):
+            project.keep_witness(1, "a", "directory", b"")
