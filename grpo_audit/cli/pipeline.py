@@ -16,6 +16,7 @@ from grpo_audit.cli.prepare import Prepared, registration
 from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.preflight.inspect import PREFIX, Finding as Noticed
+from grpo_audit.prompts.canonical import index_lines
 from grpo_audit.record.environment import lock_file
 from grpo_audit.record.events import (
     Artifact,
@@ -101,6 +102,7 @@ class Pipeline:
     def _texts(self) -> list[tuple[str, str, bytes]]:
         resolved = self.prepared.resolved
         texts = [("recipe", "recipe.yaml", resolved.recipe_text.encode())]
+        texts.append(("prompt index", "prompts.jsonl", index_lines(self.prepared.prompts.rows)))
         for name, source in self.prepared.rewards.source_texts().items():
             texts.append(("reward source", name, source))
         if self.prepared.suite is not None:

@@ -88,9 +88,24 @@ def canonical_row(row: Row) -> bytes:
     One line of JSON with the keys ``columns``, ``id`` and ``prompt`` (the string, or the list of messages); keys
     sorted, no blanks, UTF-8 with no escapes beyond those JSON demands, ended by a newline.
     """
+    return row_fields(row) + b"\n"
+
+
+def row_fields(row: Row) -> bytes:
+    """The same without the newline: content ``fields`` of a group in the record, which lets rewards be run again."""
     entry: dict[str, Any] = {"id": row.id, "prompt": row.messages or row.text, "columns": row.columns}
     text = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    return text.encode()
+
+
+def index_lines(rows: Iterable[Row]) -> bytes:
+    """The prompt index: one line of JSON a row in order, ``{"digest":...,"id":...}``, the digest being the SHA-256 of
+    the canonical row. With it an auditor recomputes which prompts a step drew, without the prompts themselves."""
+    lines = []
+    for row in rows:
+        entry = {"digest": "sha256:" + hashlib.sha256(canonical_row(row)).hexdigest(), "id": row.id}
+        lines.append(json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+    return b"".join(lines)
 
 
 def rows_digest(rows: Iterable[Row]) -> str:

@@ -134,7 +134,7 @@ class Artifact(Payload):
 
     kind: ClassVar[EventKind] = EventKind.ARTIFACT
     role: str
-    """``reward source``, ``chat template``, ``lock``, ``model card``, ``recipe``, ``report`` ..."""
+    """``reward source``, ``prompt index``, ``chat template``, ``lock``, ``model card``, ``recipe``, ``report`` ..."""
     name: str
     digest: Digest
     size: int
@@ -180,7 +180,8 @@ class EvalTask(Payload):
 
 
 class Group(Payload):
-    """The G completions of one prompt at one step. Content: ``prompt`` (text as sent to the tokenizer)."""
+    """The G completions of one prompt at one step. Content: ``prompt`` (text as sent to the tokenizer), ``fields`` (the
+    row of the prompt set as canonical JSON: ``columns``, ``id``, ``prompt``; what the reward sources were given)."""
 
     kind: ClassVar[EventKind] = EventKind.GROUP
     attempt: int

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from grpo_audit.prompts.loading import Prompt
 from grpo_audit.record.identities import UpdateFigures
 
 
@@ -17,6 +18,8 @@ class GroupOutcome:
 
     group: int
     prompt_id: str
+    row: Prompt
+    """As the prompt set has it; its columns are what the reward sources were given."""
     prompt_text: str
     """As sent to the tokenizer."""
     prompt_tokens: int

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final
 
 from grpo_audit.ledger.project import NewEvent, Project
+from grpo_audit.prompts.canonical import row_fields
 from grpo_audit.record import events
 from grpo_audit_trainer.outcome import GroupOutcome, RolloutOutcome, StepOutcome
 from grpo_audit_trainer.snapshot import Snapshot
@@ -125,7 +126,7 @@ def _group(group: GroupOutcome, step: int, run_id: str, attempt: int) -> NewEven
         reward_mean=group.reward_mean,
         reward_std=group.reward_std,
     )
-    return NewEvent(payload, run_id, {"prompt": group.prompt_text.encode()})
+    return NewEvent(payload, run_id, {"prompt": group.prompt_text.encode(), "fields": row_fields(group.row)})
 
 
 def _rollout(rollout: RolloutOutcome, step: int, run_id: str, attempt: int) -> NewEvent:

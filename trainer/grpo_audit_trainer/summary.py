@@ -127,6 +127,7 @@ def _groups(collected: Collected, credit: Credit) -> tuple[GroupOutcome, ...]:
         GroupOutcome(
             group=group,
             prompt_id=drawn.prompts[group].id,
+            row=drawn.prompts[group],
             prompt_text=drawn.encoded[group].text,
             prompt_tokens=len(drawn.encoded[group].ids),
             exposure=drawn.exposures[group],
