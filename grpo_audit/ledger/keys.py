@@ -1,13 +1,15 @@
 """The key that signs records, and the keys this machine has pinned.
 
-One Ed25519 key a user, made on first use, in the user's configuration folder and never in a record. The verifier key
-of each project made here is pinned beside it, so that ``verify`` on this machine does not have to believe the record.
+One Ed25519 key a user, made on first use, in the user's configuration folder and never in a record. A rotation retires
+it, it is not thrown away: projects that were not rotated yet are still signed by it. The verifier key of each project
+made here is pinned beside it, so that ``verify`` on this machine does not have to believe the record.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -43,21 +45,16 @@ class SigningKey:
         """PKCS #8, not encrypted: the file's mode protects it."""
         return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
+    @property
+    def public(self) -> bytes:
+        """The public key, 32 bytes: what makes two of these the same key."""
+        return self._private.public_key().public_bytes_raw()
+
     @classmethod
     def load(cls, path: Path) -> SigningKey:
         """Read a private key. Raises StorageError when others may read it, or when it is no Ed25519 key."""
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            if os.name == "posix" and mode & 0o077:
-                raise StorageError(
-                    f"Private key {path} may be read by others",
-                    found=f"mode {mode:04o}",
-                    expected="mode 0600",
-                    next_step=f"Run: chmod 600 {path}. If others may have read it, remove it: a new one is made",
-                )
-            private = load_pem_private_key(path.read_bytes(), password=None)
-        except OSError as error:
-            raise StorageError(f"Cannot read the private key {path}", found=error.strerror or str(error)) from error
+            private = load_pem_private_key(read_private(path), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise _broken(path) from error
         if not isinstance(private, Ed25519PrivateKey):
@@ -67,17 +64,76 @@ class SigningKey:
     @classmethod
     def load_or_create(cls, path: Path | None = None) -> SigningKey:
         """The user's key, made on first use. Raises StorageError."""
-        path = path or config_folder() / "signing-key.pem"
+        path = path or current_path()
         if not path.exists():
-            try:
-                create_file(path, cls.generate().pem())
-            except OSError as error:
-                raise StorageError(
-                    f"Cannot write the private key {path}",
-                    found=error.strerror or str(error),
-                    next_step="Set GRPO_AUDIT_HOME to a folder that can be written",
-                ) from error
+            write_private(path, cls.generate().pem())
         return cls.load(path)
+
+
+def current_path() -> Path:
+    """Where the user's signing key is."""
+    return config_folder() / "signing-key.pem"
+
+
+def retired_paths() -> list[Path]:
+    """Where the retired signing keys are, the one retired last first."""
+    return sorted((config_folder() / "retired").glob("*.pem"), reverse=True)
+
+
+def all_private() -> list[SigningKey]:
+    """Every private key of this user: the current one first (made when there is none), then the retired ones, newest
+    first, each once. Raises StorageError when one cannot be read.
+    """
+    found: dict[bytes, SigningKey] = {}
+    for key in (SigningKey.load_or_create(), *(SigningKey.load(path) for path in retired_paths())):
+        found.setdefault(key.public, key)
+    return list(found.values())
+
+
+def rotate() -> SigningKey:
+    """Make a new current key and retire the old one, which stays readable by ``all_private``.
+
+    Projects go on being signed by the old one until ``Project.rotate_key`` tells each of them. Killed in between, the
+    old key is in both places and still current. Raises StorageError.
+    """
+    old = SigningKey.load_or_create()
+    number = len(retired_paths()) + 1
+    write_private(config_folder() / "retired" / f"{number:04d}-{old.public.hex()[:16]}.pem", old.pem())
+    new = SigningKey.generate()
+    _written(current_path(), replace_file, new.pem())
+    return new
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a private key's file. Raises StorageError when others may read it, or nobody can."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if os.name == "posix" and mode & 0o077:
+            raise StorageError(
+                f"Private key {path} may be read by others",
+                found=f"mode {mode:04o}",
+                expected="mode 0600",
+                next_step=f"Run: chmod 600 {path}. If others may have read it, rotate it: grpo-audit keys rotate",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"Cannot read the private key {path}", found=error.strerror or str(error)) from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Keep a private key with mode 0600, unless there is one at ``path`` already. Raises StorageError."""
+    _written(path, create_file, data)
+
+
+def _written(path: Path, write: Callable[[Path, bytes], None], data: bytes) -> None:
+    try:
+        write(path, data)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write the private key {path}",
+            found=error.strerror or str(error),
+            next_step="Set GRPO_AUDIT_HOME to a folder that can be written",
+        ) from error
 
 
 def _broken(path: Path) -> StorageError:
