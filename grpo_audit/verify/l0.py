@@ -1,6 +1,6 @@
 """Level L0: is this the record that was written, whole and unchanged?
 
-The procedure. The code below and docs/record-format.md carry the same numbers.
+The procedure. The code below and docs/verification.md carry the same numbers.
 
 (0)  Open the database read-only. No stray rollback journal; the schema version is known; there are the tables, indexes
      and views of that version and nothing else; SQLite finds its pages in order.

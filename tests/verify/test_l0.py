@@ -135,8 +135,8 @@ def test_an_artifact_kept_in_the_record_must_have_its_digest(tmp_path: Path, bui
 
 
 def test_checks_are_numbered_like_the_procedure() -> None:
-    """The docstring, docs/record-format.md and the report have the same steps, (0) to (15)."""
-    page = (DOCS / "record-format.md").read_text(encoding="utf-8")
+    """The docstring, docs/verification.md and the report have the same steps, (0) to (15)."""
+    page = (DOCS / "verification.md").read_text(encoding="utf-8")
     for number in range(len(procedure._NAMES)):
         assert f"({number})" in (procedure.__doc__ or "")
         assert f"({number})" in page
