@@ -1,8 +1,8 @@
 """The second key: ECDSA P-256, for attestations about a release.
 
-The log is signed with Ed25519. What leaves the project (in-toto statements in DSSE, OpenSSF model signing) is checked by
-tools that take elliptic-curve keys only, so it has a key of its own: ``attestation-key.pem`` beside the signing key, mode
-0600, made on first use. Nothing in a record depends on it.
+The log is signed with Ed25519. What leaves the project (in-toto statements in DSSE, OpenSSF model signing) is checked
+by tools that take elliptic-curve keys only, so it has a key of its own: ``attestation-key.pem`` beside the signing key,
+mode 0600, made on first use. Nothing in a record depends on it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from cryptography.hazmat.primitives.serialization import (
 
 from grpo_audit.errors import StorageError
 from grpo_audit.ledger.folders import config_folder
-from grpo_audit.ledger.keys import read_private, write_private
+from grpo_audit.ledger.private_files import read_private, write_private
 
 
 class AttestationKey:
     """An ECDSA P-256 private key.
 
-    ``key = AttestationKey.load_or_create()``; ``key.sign(data)`` is a DER signature (ASN.1 SEQUENCE of r and s, RFC 3279)
-    over SHA-256 of the data, as DSSE, sigstore and OpenSSL expect; ``verify(key.public_pem(), data, signature)`` checks
-    it. ``path`` is the private PEM file for tools that read it themselves (model-signing's ``--private-key``).
+    ``key = AttestationKey.load_or_create()``; ``key.sign(data)`` is a DER signature (ASN.1 SEQUENCE of r and s, RFC
+    3279) over SHA-256 of the data, as DSSE, sigstore and OpenSSL expect; ``verify(key.public_pem(), data, signature)``
+    in this module checks it. ``path`` is the private PEM file for tools that read it themselves (model-signing's ``--private-key``).
     """
 
     def __init__(self, private: ec.EllipticCurvePrivateKey, path: Path) -> None:

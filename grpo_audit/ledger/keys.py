@@ -7,9 +7,6 @@ made here is pinned beside it, so that ``verify`` on this machine does not have 
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,8 +19,21 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from grpo_audit.errors import StorageError
-from grpo_audit.ledger.folders import config_folder, create_file, is_project_id, replace_file
+from grpo_audit.ledger.attestation_key import AttestationKey
+from grpo_audit.ledger.folders import config_folder, is_project_id, replace_file
 from grpo_audit.ledger.notes import NoteError, Signer, VerifierKey
+from grpo_audit.ledger.private_files import read_private, replace_private, write_private
+
+__all__ = [
+    "AttestationKey",
+    "SigningKey",
+    "all_private",
+    "current_path",
+    "pin",
+    "pinned",
+    "retired_paths",
+    "rotate",
+]
 
 
 class SigningKey:
@@ -100,40 +110,8 @@ def rotate() -> SigningKey:
     number = len(retired_paths()) + 1
     write_private(config_folder() / "retired" / f"{number:04d}-{old.public.hex()[:16]}.pem", old.pem())
     new = SigningKey.generate()
-    _written(current_path(), replace_file, new.pem())
+    replace_private(current_path(), new.pem())
     return new
-
-
-def read_private(path: Path) -> bytes:
-    """The bytes of a private key's file. Raises StorageError when others may read it, or nobody can."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if os.name == "posix" and mode & 0o077:
-            raise StorageError(
-                f"Private key {path} may be read by others",
-                found=f"mode {mode:04o}",
-                expected="mode 0600",
-                next_step=f"Run: chmod 600 {path}. If others may have read it, rotate it: grpo-audit keys rotate",
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"Cannot read the private key {path}", found=error.strerror or str(error)) from error
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Keep a private key with mode 0600, unless there is one at ``path`` already. Raises StorageError."""
-    _written(path, create_file, data)
-
-
-def _written(path: Path, write: Callable[[Path, bytes], None], data: bytes) -> None:
-    try:
-        write(path, data)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write the private key {path}",
-            found=error.strerror or str(error),
-            next_step="Set GRPO_AUDIT_HOME to a folder that can be written",
-        ) from error
 
 
 def _broken(path: Path) -> StorageError:
