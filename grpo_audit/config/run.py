@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from grpo_audit.config.base import Section
+from grpo_audit.config.declared import BudgetConfig, GovernanceConfig, StageConfig
 from grpo_audit.config.objective import ObjectiveConfig
 from grpo_audit.config.sections import (
     EvaluationConfig,
-    GovernanceConfig,
     ModelConfig,
     PromptConfig,
     RecordConfig,
@@ -42,7 +42,10 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     record: RecordConfig = RecordConfig()
+    budget: BudgetConfig = BudgetConfig()
     governance: GovernanceConfig = GovernanceConfig()
+    lineage: list[StageConfig] = []
+    """The stages before this run, oldest first: how the base model came to be. GRPO is one stage of many."""
 
     @model_validator(mode="after")
     def _contradictions(self) -> RunConfig:

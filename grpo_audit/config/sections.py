@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from grpo_audit.config.base import Section
 
@@ -53,6 +53,18 @@ class ModelConfig(Section):
 
     chat_template: Literal["auto", "never"] = "auto"
     """``auto`` puts each prompt through the tokenizer's chat template as one user message when it has a template."""
+
+    training_flop: Annotated[float, Field(gt=0)] | None = None
+    """Compute that trained this model, in floating-point operations, its earlier stages included; null: not known."""
+
+    training_flop_source: str | None = None
+    """Who says so: a paper, the model card, an estimate and its method."""
+
+    @model_validator(mode="after")
+    def _is_supported(self) -> ModelConfig:
+        if self.training_flop is not None and not self.training_flop_source:
+            raise ValueError("training_flop is given, so training_flop_source must say who says so")
+        return self
 
 
 class PromptConfig(Section):
@@ -234,19 +246,3 @@ class RecordConfig(Section):
 
     folder: str = "runs"
     """Snapshots, trained weights and reports go to ``FOLDER/RUN``."""
-
-
-class GovernanceConfig(Section):
-    """Declared by people; everything left out is shown as unknown in the report."""
-
-    owner: str | None = None
-    approver: str | None = None
-    organisation: str | None = None
-    purpose: str | None = None
-    intended_use: str | None = None
-    out_of_scope_use: str | None = None
-    licence: str | None = None
-    inventory_id: str | None = None
-    change_ticket: str | None = None
-    monitoring_plan: str | None = None
-    reasoning_trace_policy: Literal["exposed", "summarised", "hidden", "filtered"] | None = None

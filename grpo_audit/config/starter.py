@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from grpo_audit.config.base import Section
 from grpo_audit.config.document import write_inline
-from grpo_audit.config.fields import dotted, is_optional, section_of
+from grpo_audit.config.fields import dotted, is_list, is_optional, section_of
 from grpo_audit.config.presets import PRESETS
 from grpo_audit.config.run import RunConfig
 
@@ -47,6 +47,9 @@ _REWARDS: Final[tuple[dict[str, Any], ...]] = (
     {"name": "format", "source": "grpo_audit.rewards.countdown:format", "weight": 0.1},
 )
 
+_EXAMPLES: Final[dict[str, str]] = {"lineage.0.kind": "pre-training", "lineage.0.name": "the base model"}
+"""What stands in an item of a list that is empty by default."""
+
 WORDS: Final[dict[str, str]] = {
     "seed": "Seed of everything random: prompt order and sampling.",
     "model.lora.rank": "Rank of the adapters.",
@@ -63,17 +66,6 @@ WORDS: Final[dict[str, str]] = {
     "training.weight_decay": "Decoupled weight decay.",
     "training.max_grad_norm": "Gradients are scaled down to this norm.",
     "evaluation.batch_size": "Documents that are answered at the same time.",
-    "governance.owner": "Who is responsible for the model.",
-    "governance.approver": "Who signs off the release.",
-    "governance.organisation": "On whose behalf.",
-    "governance.purpose": "Why the model is trained.",
-    "governance.intended_use": "What it is meant for.",
-    "governance.out_of_scope_use": "What it must not be used for.",
-    "governance.licence": "Licence of the trained model.",
-    "governance.inventory_id": "Its entry in your inventory of AI systems.",
-    "governance.change_ticket": "The change request this run belongs to.",
-    "governance.monitoring_plan": "Where the post-market monitoring plan is.",
-    "governance.reasoning_trace_policy": "What users see of the reasoning trace.",
 }
 """Words for the fields that have no docstring of their own."""
 
@@ -100,6 +92,11 @@ def _section(model: type[Section], path: tuple[str | int, ...], indent: int) -> 
             yield from _comment(f"{words(name, field)} {_allowed(field)}", 0)
             yield "rewards:"
             yield from _reward_items(section)
+        elif is_list(field.annotation):
+            yield ""
+            yield from _comment(f"{words(name, field)} Remove the # before {name} and before a key. [default []]", 0)
+            yield f"#{name}:"
+            yield from _list_item(section, name)
         elif is_optional(field.annotation):
             yield ""
             yield from _comment(
@@ -123,6 +120,17 @@ def _plain(name: str, field: FieldInfo, path: tuple[str | int, ...], indent: int
         default = field.get_default(call_default_factory=True)
         shown = list(default) if isinstance(default, tuple) else default
         yield f"{' ' * indent}#{name}: {write_inline(shown)}"
+
+
+def _list_item(section: type[Section], name: str) -> Iterator[str]:
+    """One item of a list that is empty by default; what it must have is filled in."""
+    mark = "- "
+    for key, field in section.model_fields.items():
+        yield from _comment(f"{words(f'{name}.0.{key}', field)} {_allowed(field)}", 4)
+        default = field.get_default()
+        value = _EXAMPLES[f"{name}.0.{key}"] if default is PydanticUndefined else default
+        yield f"  #{mark}{key}: {write_inline(value)}" if mark else f"    #{key}: {write_inline(value)}"
+        mark = ""
 
 
 def _reward_items(section: type[Section]) -> Iterator[str]:

@@ -32,10 +32,11 @@ def test_every_key_resolves_when_its_mark_is_removed(tmp_path):
     text = starter_recipe()
     path.write_text(text, encoding="utf-8")
     plain = resolve(path).config
-    path.write_text(re.sub(r"(?m)^( *)#(?=[a-z])", r"\1", text), encoding="utf-8")
+    path.write_text(re.sub(r"(?m)^( *)#(?=[a-z]|- )", r"\1", text), encoding="utf-8")
     assert resolve(path).config.model.lora == LoraConfig()
-    assert plain.model.lora is None
-    assert resolve(path, ["model.lora=null"]).config == plain
+    assert [stage.kind for stage in resolve(path).config.lineage] == ["pre-training"]
+    assert plain.model.lora is None and plain.lineage == []
+    assert resolve(path, ["model.lora=null", "lineage=[]"]).config == plain
 
 
 def test_every_field_is_mentioned_with_its_meaning():
@@ -45,7 +46,7 @@ def test_every_field_is_mentioned_with_its_meaning():
         if section_of(field.annotation) is not None:
             continue
         assert words(dotted(path), field), f"{dotted(path)} has no docstring and no words in starter.WORDS"
-        assert re.search(rf"(?m)^ *(- )?#?{path[-1]}:", text), dotted(path)
+        assert re.search(rf"(?m)^ *(- |#- )?#?{path[-1]}:", text), dotted(path)
         assert words(dotted(path), field)[:25] in text, dotted(path)
 
 
