@@ -17,6 +17,7 @@ from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.preflight.inspect import PREFIX, Finding as Noticed
 from grpo_audit.prompts.canonical import index_lines
+from grpo_audit.record.energy import EnergyMeter
 from grpo_audit.record.environment import lock_file
 from grpo_audit.record.events import (
     Artifact,
@@ -170,7 +171,7 @@ class Pipeline:
         documents = {task.task: task.documents for task in suite.plan.tasks}
         total, finished = sum(documents.values()), sum(documents[name] for name in done)
         start = time.monotonic()
-        with console.bar(f"evaluate ({phase})", total, start=finished) as bar:
+        with EnergyMeter() as energy, console.bar(f"evaluate ({phase})", total, start=finished) as bar:
 
             def on_progress(task: str, done: int, _: int) -> None:
                 bar.update(finished + done, task)
@@ -186,7 +187,10 @@ class Pipeline:
                 finished += documents[result.task.task]
                 bar.update(finished, result.task.task)
         figures = {"documents": float(total)}
-        self.append(PhaseFinished(phase=phase, attempt=self.attempt, seconds=time.monotonic() - start, figures=figures))
+        seconds = time.monotonic() - start
+        self.append(
+            PhaseFinished(phase=phase, attempt=self.attempt, seconds=seconds, figures=figures, energy=energy.so_far())
+        )
 
     def train(self, start: Snapshot | None) -> ModelSaved:
         """Train, recording beside it, and save the released weights."""
@@ -194,6 +198,7 @@ class Pipeline:
         begin = time.monotonic()
         world.tell({"run": self.run_id, "start": start.step if start else None})
         with (
+            EnergyMeter() as energy,
             Recorder(self.project, self.run_id, self.attempt) as recorder,
             console.bar("train", config.training.steps, start=start.step if start else 0) as bar,
         ):
@@ -223,6 +228,7 @@ class Pipeline:
             attempt=self.attempt,
             seconds=time.monotonic() - begin,
             figures={"steps": float(result.steps)},
+            energy=energy.so_far(),
         )
         self.append(saved, finished)
         return saved

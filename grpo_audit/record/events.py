@@ -19,6 +19,7 @@ from grpo_audit.record.identities import (
     EvaluationPlan as EvaluationPlan,
     FileDigest as FileDigest,
     ModelIdentity as ModelIdentity,
+    PhaseEnergy as PhaseEnergy,
     PromptSetIdentity as PromptSetIdentity,
     RewardIdentity as RewardIdentity,
     TaskComparison as TaskComparison,
@@ -127,6 +128,8 @@ class PhaseFinished(Payload):
     attempt: int
     seconds: float
     figures: dict[str, float]
+    energy: PhaseEnergy | None = None
+    """As the machine counted it; None where it does not, or this process may not read it."""
 
 
 class Artifact(Payload):

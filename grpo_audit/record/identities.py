@@ -43,6 +43,12 @@ class ModelIdentity(BaseModel):
     """What the model's own card says every reader must know (front-matter key ``notice``)."""
     card_digest: Digest | None
     trust_remote_code: Literal[False] = False
+    layers: int | None = None
+    """Transformer layers, as config.json says."""
+    hidden_size: int | None = None
+    """Width of the residual stream, as config.json says."""
+    context_length: int | None = None
+    """Longest input it was made for, in tokens, as config.json says."""
 
 
 class AdapterIdentity(BaseModel):
@@ -242,3 +248,14 @@ class UpdateFigures(BaseModel):
     """Largest ratio, before any clip; 0 where nothing was computed."""
     corrected_share: float
     """Share of tokens whose importance weight was capped or masked."""
+
+
+class PhaseEnergy(BaseModel):
+    """Energy of a phase, as the machine counted it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    joules: Annotated[float, Field(ge=0)]
+    method: str
+    """``RAPL``, ``NVML`` or both."""
+    boundary: str
+    """What was counted, in words: which packages and GPUs."""

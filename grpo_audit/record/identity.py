@@ -158,7 +158,19 @@ def model_identity(folder: Path, *, source: str, revision: str | None = None) ->
         licence=_text(front.get("license")),
         notice=_text(front.get("notice")),
         card_digest=file_digest(folder / "README.md") if (folder / "README.md").is_file() else None,
+        layers=_whole(config, "num_hidden_layers", "n_layer"),
+        hidden_size=_whole(config, "hidden_size", "n_embd"),
+        context_length=_whole(config, "max_position_embeddings", "n_positions"),
     )
+
+
+def _whole(config: dict[str, Any], *names: str) -> int | None:
+    """A positive whole number of config.json, by one of its names."""
+    for name in names:
+        value = config.get(name)
+        if type(value) is int and value > 0:
+            return value
+    return None
 
 
 def _tokenizer_digest(folder: Path) -> str:
