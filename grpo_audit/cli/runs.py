@@ -84,11 +84,22 @@ def _steps(project: Project, run_id: str) -> list[dict[str, object]]:
 
 def _rollouts(project: Project, run_id: str, step: int) -> list[dict[str, object]]:
     query = text(
-        "select group_index as grp, sample, reward, advantage, finish_reason as finish, used, prompt, completion "
-        "from rollout_text where run_id = :run and step = :step order by group_index, sample"
+        "select r.seq, g.seq as group_seq, r.group_index as grp, r.sample, r.reward, r.advantage, "
+        "r.finish_reason as finish, r.used from effective_rollout as r join rollout_group as g "
+        "on g.run_id = r.run_id and g.step = r.step and g.attempt = r.attempt and g.group_index = r.group_index "
+        "where r.run_id = :run and r.step = :step order by r.group_index, r.sample"
     )
     with project.session() as session:
-        return [dict(row._mapping) for row in session.execute(query, {"run": run_id, "step": step})]
+        found = [dict(row._mapping) for row in session.execute(query, {"run": run_id, "step": step})]
+    for row in found:
+        row["prompt"] = _content(project, row.pop("group_seq"), "prompt")
+        row["completion"] = _content(project, row.pop("seq"), "completion")
+    return found
+
+
+def _content(project: Project, seq: int, name: str) -> str:
+    found = project.content(seq, name)
+    return "(erased)" if found is None else found.decode("utf-8", "replace")
 
 
 def located(db: Path, ref: str | None) -> tuple[str, Path]:

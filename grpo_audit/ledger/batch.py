@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Dialect, insert
 
 from grpo_audit.errors import StorageError
 from grpo_audit.ledger.canonical import CanonicalError
@@ -17,18 +18,13 @@ from grpo_audit.ledger.event import Event, NewEvent, content_digest, encode
 from grpo_audit.ledger.memory import Head
 from grpo_audit.ledger.merkle import Frontier
 from grpo_audit.ledger.notes import Checkpoint, Signer, sign
+from grpo_audit.ledger.packing import pack
 from grpo_audit.ledger.projections import ProjectionError, rows
 from grpo_audit.ledger.runs import PROJECT_WIDE, RuleError, RunHistory
 from grpo_audit.ledger.tables import Base, CheckpointRow, ContentRow, EventRow
 from grpo_audit.record.events import EventKind
 
 SALT_BYTES = 16
-PLAIN = "plain"
-ZLIB = "zlib"
-_TEXTS = frozenset({"prompt", "completion", "response", "text"})
-"""Content that stays readable in the database."""
-_COMPRESS_ABOVE = 4096
-"""Bytes; below it the time costs more than the space."""
 
 
 class _Refused(StorageError):
@@ -66,12 +62,16 @@ class Batch:
 def insert_rows(connection: Connection, inserts: Mapping[type[Base], list[dict[str, Any]]]) -> None:
     """Insert rows by table. The caller commits."""
     for table, values in inserts.items():
-        statement = insert(table).compile(dialect=connection.dialect)
-        order = statement.positiontup
+        statement, pick = _insert(table, connection.dialect)
         # straight to the driver: converting each value first costs a quarter of the time, and all are plain already
-        connection.exec_driver_sql(
-            str(statement), values if order is None else [tuple(row[name] for name in order) for row in values]
-        )
+        connection.exec_driver_sql(statement, values if pick is None else [pick(row) for row in values])
+
+
+@lru_cache(maxsize=64)
+def _insert(table: type[Base], dialect: Dialect) -> tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]] | None]:
+    """The statement, and what picks its parameters from a row where the driver wants them by position."""
+    compiled = insert(table).compile(dialect=dialect)
+    return str(compiled), None if compiled.positiontup is None else itemgetter(*compiled.positiontup)
 
 
 def build(
@@ -91,14 +91,14 @@ def build(
     previous = tip.previous
     histories: dict[str, RunHistory] = {}
     inserts: dict[type[Base], list[dict[str, Any]]] = defaultdict(list)
-    salts = os.urandom(SALT_BYTES * sum(len(new.content) for new in events))
+    salts = _salts(sum(len(new.content) for new in events))
     for new in events:
         seq = frontier.size
         try:
             attempt = _follow(new, seq, histories, tip, history_of)
             digests = {}
             for name, data in new.content.items():
-                salt, salts = salts[:SALT_BYTES], salts[SALT_BYTES:]
+                salt = next(salts)
                 digests[name] = content_digest(salt, data)
                 inserts[ContentRow].append(_content_row(seq, name, salt, data))
             event = encode(new, seq=seq, time=time, previous=previous, content=digests)
@@ -117,6 +117,11 @@ def build(
         {"size": frontier.size, "root": after.head.root, "note": note, "frontier": frontier.to_bytes()}
     )
     return Batch(after, note, dict(inserts))
+
+
+def _salts(count: int) -> Iterator[bytes]:
+    drawn = os.urandom(SALT_BYTES * count)
+    return (drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES))
 
 
 def _follow(
@@ -157,31 +162,5 @@ def _event_row(event: Event) -> dict[str, Any]:
 
 
 def _content_row(seq: int, name: str, salt: bytes, data: bytes) -> dict[str, Any]:
-    encoding = PLAIN
-    if name not in _TEXTS and len(data) >= _COMPRESS_ABOVE:
-        packed = zlib.compress(data, level=1)
-        if len(packed) < len(data):
-            encoding, data = ZLIB, packed
-    return {"seq": seq, "name": name, "salt": salt, "encoding": encoding, "data": data}
-
-
-def unpack(encoding: object, data: object) -> bytes:
-    """The plain bytes of a content row. Raises ValueError when the data is broken or unreasonably large."""
-    if not isinstance(data, bytes):
-        raise ValueError(f"data is {type(data).__name__}, not bytes")
-    if encoding == PLAIN:
-        return data
-    if encoding != ZLIB:
-        raise ValueError(f"unknown encoding {encoding!r}")
-    unpacker = zlib.decompressobj()
-    try:
-        plain = unpacker.decompress(data, MAX_CONTENT)
-    except zlib.error as error:
-        raise ValueError(f"broken zlib data: {error}") from error
-    if unpacker.unconsumed_tail or unpacker.unused_data or not unpacker.eof:
-        raise ValueError("zlib data that is cut, larger than allowed or has something behind it")
-    return plain
-
-
-MAX_CONTENT = 1 << 30
-"""Bytes that one piece of content may unpack to."""
+    encoding, stored = pack(name, data)
+    return {"seq": seq, "name": name, "salt": salt, "encoding": encoding, "data": stored}

@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
+
+import orjson
 
 MAX_INTEGER = 2**53
 """Exclusive. Beyond it a reader that knows only doubles (JavaScript, jq) sees another number (RFC 7493, 2.2)."""
@@ -36,30 +39,38 @@ def loads(data: bytes) -> Any:
     if len(data) > MAX_BYTES:
         raise CanonicalError(f"{len(data)} bytes; at most {MAX_BYTES} are read")
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise CanonicalError(f"not UTF-8 at byte {error.start}") from error
-    except RecursionError as error:
-        raise CanonicalError(f"nested deeper than {MAX_DEPTH}") from error
-    except json.JSONDecodeError as error:
-        raise CanonicalError(f"not JSON: {error}") from error
-    except CanonicalError:
-        raise
-    except ValueError as error:  # an integer of thousands of digits
-        raise CanonicalError(f"not JSON: {error}") from error
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise CanonicalError(_why_no_json(data)) from error
     if _may_break_a_limit(data):
-        _plain(value, 0, float_text)
+        _refuse_floats_and_limits(value, 0)
     if dumps_plain(value) != data:
         raise CanonicalError(_why_not_canonical(data))
     return value
 
 
-_LONG_NUMBER = re.compile(rb"(?:^|[:,\[])-?[0-9]{16}")
+_NUMBER_TO_LOOK_AT = re.compile(rb"[:,\[]-?[0-9]+(?:[.eE]|(?<=[0-9]{16}))")
+"""What may be a float or a large integer: also inside of a text, where it is neither."""
 
 
 def _may_break_a_limit(data: bytes) -> bool:
-    """False when neither an integer nor the depth can be too large; spares nearly every body the walk."""
-    return data.count(b"[") + data.count(b"{") > MAX_DEPTH or _LONG_NUMBER.search(data) is not None
+    """False when there can be no float, large integer or deep nesting; spares nearly every body the walk."""
+    return (
+        data[:1] not in (b"{", b"[")
+        or data.count(b"[") + data.count(b"{") > MAX_DEPTH
+        or _NUMBER_TO_LOOK_AT.search(data) is not None
+    )
+
+
+def _refuse_floats_and_limits(value: object, depth: int) -> None:
+    if isinstance(value, dict | list):
+        _check_depth(depth)
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_floats_and_limits(item, depth + 1)
+    elif isinstance(value, float):
+        raise CanonicalError(f"{value} is no integer below 2**53; a float and a larger integer must be a string")
+    elif isinstance(value, int) and not -MAX_INTEGER < value < MAX_INTEGER:
+        raise CanonicalError("an integer of 2**53 or more must be a string")
 
 
 def plain(value: object) -> Any:
@@ -73,8 +84,8 @@ def plain(value: object) -> Any:
 def dumps_plain(value: object) -> bytes:
     """The canonical bytes of what ``plain`` made, which need not be walked again. Raises CanonicalError."""
     try:
-        data = _ENCODER.encode(value).encode("utf-8")
-    except UnicodeEncodeError as error:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:  # nothing else of what ``plain`` makes is refused
         raise CanonicalError("a lone surrogate has no canonical form") from error
     if len(data) > MAX_BYTES:
         raise CanonicalError(f"{len(data)} bytes; at most {MAX_BYTES} are written")
@@ -91,12 +102,14 @@ def float_text(value: float) -> str:
 
 
 def _unsigned_float_text(value: float) -> str:
+    if 1e-4 <= value < 1e16 or -1e16 < value <= -1e-4:
+        return orjson.dumps(value).decode()  # the same digits as repr where neither writes an exponent, in a third
     return float_text(value if value else 0.0)
 
 
-def _plain(value: Any, depth: int, text_of: Any) -> Any:
+def _plain(value: Any, depth: int, text_of: Callable[[float], str]) -> Any:
     kind = type(value)
-    if kind is str or value is None or kind is bool:
+    if kind in _AS_IT_IS:
         return value
     if kind is float:
         return text_of(value)
@@ -105,14 +118,27 @@ def _plain(value: Any, depth: int, text_of: Any) -> Any:
             return value
         raise CanonicalError("an integer of 2**53 or more must be a string")
     if kind is dict:
-        _check_depth(depth)
-        return {
-            (key if type(key) is str else _key(key)): _plain(item, depth + 1, text_of) for key, item in value.items()
-        }
+        return _plain_dict(value, depth, text_of)
     if kind is list or kind is tuple:
         _check_depth(depth)
         return [_plain(item, depth + 1, text_of) for item in value]
     return _plain(_base_value(value), depth, text_of)
+
+
+def _plain_dict(value: dict[Any, Any], depth: int, text_of: Callable[[float], str]) -> dict[str, Any]:
+    _check_depth(depth)
+    result = {}
+    for key, item in value.items():
+        kind = type(item)
+        if kind is float:  # the most frequent kinds are spared the call
+            item = text_of(item)
+        elif kind not in _AS_IT_IS:
+            item = _plain(item, depth + 1, text_of)
+        result[key if type(key) is str else _key(key)] = item
+    return result
+
+
+_AS_IT_IS = frozenset({str, bool, type(None)})
 
 
 def _check_depth(depth: int) -> None:
@@ -134,16 +160,21 @@ def _base_value(value: object) -> object:
     raise CanonicalError(f"{type(value).__name__} has no canonical form")
 
 
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
-)
+def _why_no_json(data: bytes) -> str:
+    """The reason for the reader of a verdict, from the library with the better words."""
 
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no integer; a float must be a string")
 
-def _refuse_number(text: str) -> NoReturn:
-    raise CanonicalError(f"{text} is no integer; a float must be a string")
-
-
-_DECODER = json.JSONDecoder(parse_float=_refuse_number, parse_constant=_refuse_number)
+    try:
+        json.loads(data.decode("utf-8"), parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start}"
+    except RecursionError:
+        return f"nested deeper than {MAX_DEPTH}"
+    except ValueError as error:
+        return f"not JSON: {error}"
+    return "a lone surrogate or a number out of range"
 
 
 def _why_not_canonical(data: bytes) -> str:
@@ -158,6 +189,6 @@ def _why_not_canonical(data: bytes) -> str:
 
     try:
         json.loads(data, object_pairs_hook=refuse_duplicates)
-    except CanonicalError as error:
+    except ValueError as error:
         return str(error)
     return "not the canonical spelling (order of keys, spaces, escapes or numbers)"

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -41,8 +41,7 @@ class NewEvent:
     """Name to plain bytes: texts in UTF-8, arrays as the payload's docstring says."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """An event of the record."""
 
     seq: int

@@ -12,6 +12,8 @@ SCHEMA_VERSION = 2
 
 # SQLite only makes INTEGER PRIMARY KEY an alias of the row id; PostgreSQL wants BIGINT.
 Seq = BigInteger().with_variant(Integer, "sqlite")
+# every whole number has the same range in both: what one can record, the other can
+Whole = Seq
 
 
 class Base(DeclarativeBase):
@@ -39,10 +41,12 @@ class ContentRow(Base):
 
     __tablename__ = "content"
     seq: Mapped[int] = _seq("event this content belongs to")
-    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="prompt, completion, trace, response, text")
+    name: Mapped[str] = mapped_column(
+        Text, primary_key=True, comment="prompt, fields, completion, trace, response, text"
+    )
     salt: Mapped[bytes] = mapped_column(LargeBinary, comment="16 random bytes")
     encoding: Mapped[str] = mapped_column(
-        Text, comment="how data is stored: plain or zlib; the digest is over the plain bytes"
+        Text, comment="how data is stored: plain, zstd or zlib; the digest is over the plain bytes"
     )
     data: Mapped[bytes] = mapped_column(LargeBinary, comment="UTF-8 text, or arrays as docs/record-format.md says")
 
@@ -96,7 +100,7 @@ class RunStateRow(Base):
     run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
     state: Mapped[str] = mapped_column(Text, comment="registered, resumed, sealed, aborted or abandoned")
     at: Mapped[str] = mapped_column(Text, comment="UTC, RFC 3339")
-    attempt: Mapped[int] = mapped_column(Integer, comment="attempt this state belongs to, from 1")
+    attempt: Mapped[int] = mapped_column(Whole, comment="attempt this state belongs to, from 1")
     detail: Mapped[str] = mapped_column(Text, comment="error, reason, or where it went on")
 
 
@@ -131,7 +135,7 @@ class EvalSampleRow(Base):
     prediction: Mapped[str] = mapped_column(Text, comment="answer as scored")
     metrics: Mapped[str] = mapped_column(Text, comment="JSON: metric to value")
     completion_tokens: Mapped[int | None] = mapped_column(
-        Integer, comment="tokens of the answer; empty for likelihoods"
+        Whole, comment="tokens of the answer; empty for likelihoods"
     )
     finish_reason: Mapped[str] = mapped_column(Text, comment="stop, length or likelihood")
     __table_args__ = (Index("eval_sample_task", "run_id", "task", "phase"),)
@@ -148,7 +152,7 @@ class EvalTaskRow(Base):
     behaviour: Mapped[str] = mapped_column(Text, comment="behaviour it stands for")
     metric: Mapped[str] = mapped_column(Text, comment="primary metric")
     value: Mapped[float] = mapped_column(comment="mean of the primary metric")
-    documents: Mapped[int] = mapped_column(Integer, comment="documents")
+    documents: Mapped[int] = mapped_column(Whole, comment="documents")
     weights_digest: Mapped[str] = mapped_column(Text, comment="weights under test")
     protocol_digest: Mapped[str] = mapped_column(Text, comment="protocol of the suite")
     seconds: Mapped[float] = mapped_column(comment="wall-clock seconds")
@@ -161,17 +165,17 @@ class StepRow(Base):
     seq: Mapped[int] = _seq()
     run_id: Mapped[str] = mapped_column(Text, comment="run id")
     attempt: Mapped[int] = mapped_column(
-        Integer, comment="attempt, from 1; a step done again after a crash has a higher one"
+        Whole, comment="attempt, from 1; a step done again after a crash has a higher one"
     )
-    step: Mapped[int] = mapped_column(Integer, comment="step, from 0")
+    step: Mapped[int] = mapped_column(Whole, comment="step, from 0")
     learning_rate: Mapped[float] = mapped_column(comment="learning rate of this step")
     loss: Mapped[float] = mapped_column(comment="value of the objective; near 0 on-policy, its gradient is not")
     reward_mean: Mapped[float | None] = mapped_column(comment="mean weighted reward")
     reward_std: Mapped[float | None] = mapped_column(comment="standard deviation of it")
     rewards: Mapped[str] = mapped_column(Text, comment="JSON: mean by reward source")
     zero_variance_share: Mapped[float] = mapped_column(comment="share of groups without signal")
-    used: Mapped[int] = mapped_column(Integer, comment="rollouts in the loss")
-    rejected: Mapped[int] = mapped_column(Integer, comment="rollouts left out")
+    used: Mapped[int] = mapped_column(Whole, comment="rollouts in the loss")
+    rejected: Mapped[int] = mapped_column(Whole, comment="rollouts left out")
     completion_tokens_mean: Mapped[float] = mapped_column(comment="mean completion length in tokens")
     truncated_share: Mapped[float] = mapped_column(comment="share that ran into the length limit")
     entropy: Mapped[float] = mapped_column(comment="mean token entropy in nats")
@@ -182,10 +186,10 @@ class StepRow(Base):
     clip_high_share: Mapped[float] = mapped_column(comment="share of tokens clipped above")
     agreement: Mapped[float] = mapped_column(comment="mean difference of sampler and scorer log-probabilities")
     grad_norm: Mapped[float] = mapped_column(comment="gradient norm before clipping")
-    prompt_tokens: Mapped[int] = mapped_column(Integer, comment="prompt tokens")
-    completion_tokens: Mapped[int] = mapped_column(Integer, comment="completion tokens")
-    rounds: Mapped[int] = mapped_column(Integer, comment="rounds of prompts drawn; above 1 with dynamic sampling only")
-    dropped_groups: Mapped[int] = mapped_column(Integer, comment="groups that dynamic sampling dropped")
+    prompt_tokens: Mapped[int] = mapped_column(Whole, comment="prompt tokens")
+    completion_tokens: Mapped[int] = mapped_column(Whole, comment="completion tokens")
+    rounds: Mapped[int] = mapped_column(Whole, comment="rounds of prompts drawn; above 1 with dynamic sampling only")
+    dropped_groups: Mapped[int] = mapped_column(Whole, comment="groups that dynamic sampling dropped")
     engine: Mapped[str] = mapped_column(Text, comment="what drew the rollouts, with its version")
     seconds: Mapped[float] = mapped_column(comment="wall-clock seconds")
     fingerprint: Mapped[str] = mapped_column(Text, comment="fingerprint of the weights after the step")
@@ -198,12 +202,12 @@ class RolloutGroupRow(Base):
     __tablename__ = "rollout_group"
     seq: Mapped[int] = _seq()
     run_id: Mapped[str] = mapped_column(Text, comment="run id")
-    attempt: Mapped[int] = mapped_column(Integer, comment="attempt, from 1")
-    step: Mapped[int] = mapped_column(Integer, comment="step, from 0")
+    attempt: Mapped[int] = mapped_column(Whole, comment="attempt, from 1")
+    step: Mapped[int] = mapped_column(Whole, comment="step, from 0")
     group: Mapped[int] = mapped_column("group_index", Integer, comment="position in the step, from 0")
     prompt_id: Mapped[str] = mapped_column(Text, comment="id of the prompt in its set")
-    prompt_tokens: Mapped[int] = mapped_column(Integer, comment="prompt tokens")
-    exposure: Mapped[int] = mapped_column(Integer, comment="earlier draws of this prompt in this run")
+    prompt_tokens: Mapped[int] = mapped_column(Whole, comment="prompt tokens")
+    exposure: Mapped[int] = mapped_column(Whole, comment="earlier draws of this prompt in this run")
     reward_mean: Mapped[float | None] = mapped_column(comment="mean reward of the group")
     reward_std: Mapped[float | None] = mapped_column(comment="standard deviation of the group")
     __table_args__ = (Index("rollout_group_step", "run_id", "step", "attempt", "group_index"),)
@@ -215,16 +219,16 @@ class RolloutRow(Base):
     __tablename__ = "rollout"
     seq: Mapped[int] = _seq()
     run_id: Mapped[str] = mapped_column(Text, comment="run id")
-    attempt: Mapped[int] = mapped_column(Integer, comment="attempt, from 1")
-    step: Mapped[int] = mapped_column(Integer, comment="step, from 0")
+    attempt: Mapped[int] = mapped_column(Whole, comment="attempt, from 1")
+    step: Mapped[int] = mapped_column(Whole, comment="step, from 0")
     group: Mapped[int] = mapped_column("group_index", Integer, comment="position of its group in the step")
-    sample: Mapped[int] = mapped_column(Integer, comment="position in the group, from 0")
+    sample: Mapped[int] = mapped_column(Whole, comment="position in the group, from 0")
     reward: Mapped[float | None] = mapped_column(comment="weighted sum of the train sources")
     advantage: Mapped[float] = mapped_column(comment="advantage")
     used: Mapped[bool] = mapped_column(comment="whether it is in the loss")
     reason: Mapped[str] = mapped_column(Text, comment="why it was left out")
     finish_reason: Mapped[str] = mapped_column(Text, comment="stop or length")
-    completion_tokens: Mapped[int] = mapped_column(Integer, comment="tokens of the completion")
+    completion_tokens: Mapped[int] = mapped_column(Whole, comment="tokens of the completion")
     __table_args__ = (Index("rollout_step", "run_id", "step", "attempt", "group_index", "sample"),)
 
 
@@ -236,6 +240,7 @@ class RewardRow(Base):
     source: Mapped[str] = mapped_column(Text, primary_key=True, comment="name of the reward source")
     value: Mapped[float | None] = mapped_column(comment="reward; empty where the source does not apply or failed")
     error: Mapped[str | None] = mapped_column(Text, comment="how it failed")
+    __table_args__ = {"sqlite_with_rowid": False}
 
 
 class SnapshotRow(Base):
@@ -244,8 +249,8 @@ class SnapshotRow(Base):
     __tablename__ = "snapshot"
     seq: Mapped[int] = _seq()
     run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
-    attempt: Mapped[int] = mapped_column(Integer, comment="attempt, from 1")
-    step: Mapped[int] = mapped_column(Integer, comment="steps done")
+    attempt: Mapped[int] = mapped_column(Whole, comment="attempt, from 1")
+    step: Mapped[int] = mapped_column(Whole, comment="steps done")
     weights_digest: Mapped[str] = mapped_column(Text, comment="digest of the weights")
     location: Mapped[str] = mapped_column(Text, comment="folder, relative to the run folder")
 

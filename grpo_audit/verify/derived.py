@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from grpo_audit.ledger.batch import unpack
+from grpo_audit.ledger.packing import unpack
 from grpo_audit.ledger.event import Event, content_digest
 from grpo_audit.ledger.projections import PROJECTED, ProjectionError, rows
 from grpo_audit.ledger.tables import Base, ContentRow

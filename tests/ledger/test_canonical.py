@@ -40,6 +40,28 @@ def test_floats_are_strings_that_give_the_same_float(value: float) -> None:
     assert float(text).hex() == value.hex()
 
 
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.floats(1e-5, 1e-3) | st.floats(1e15, 1e17))
+def test_a_float_is_spelled_as_python_does(value: float) -> None:
+    """plain(x) is repr(x), and 0.0 for either zero."""
+    assert plain(value) == (repr(value) if value else "0.0")
+
+
+@given(_VALUES)
+def test_the_bytes_are_those_of_the_standard_library(value: object) -> None:
+    """dumps gives what json.dumps gives with sorted keys, no spaces and nothing escaped that need not be."""
+    expected = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert dumps(value) == expected.encode()
+
+
+def test_every_character_is_spelled_as_the_standard_library_does() -> None:
+    """Each code point but the surrogates, alone in a text and as a key."""
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    assert dumps(characters) == json.dumps(characters, separators=(",", ":"), ensure_ascii=False).encode()
+    keys = dict.fromkeys(characters[:0x3000] + characters[::97], 1)
+    expected = json.dumps(keys, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert dumps(keys) == expected.encode()
+
+
 @given(st.dictionaries(_TEXT, _INTEGERS, max_size=6))
 def test_order_of_keys_does_not_matter(value: dict[str, int]) -> None:
     """Two dictionaries that are equal have the same bytes."""

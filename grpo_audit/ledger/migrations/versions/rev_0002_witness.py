@@ -6,6 +6,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from grpo_audit.ledger.migrations.versions.rev_0001_baseline import VIEWS as OLDER_VIEWS
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -50,11 +52,26 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", "content_seq", "name"),
     )
     op.create_index("ix_erased_run_id", "erased", ["run_id"])
+    _reward()
     _step()
 
 
+def _reward() -> None:
+    """Without row ids the primary key is the table, and not an index beside it."""
+    op.drop_table("reward")
+    op.create_table(
+        "reward",
+        sa.Column("seq", SEQ, autoincrement=False, nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("value", sa.Double()),
+        sa.Column("error", sa.Text()),
+        sa.PrimaryKeyConstraint("seq", "source"),
+        sqlite_with_rowid=False,
+    )
+
+
 def _step() -> None:
-    for view in ("rollout_text", "effective_rollout", "effective_step"):
+    for view in ("eval_text", "rollout_text", "effective_rollout", "effective_step"):
         op.execute(f"DROP VIEW {view}")
     op.drop_table("step")
     op.create_table(
@@ -91,14 +108,42 @@ def _step() -> None:
         sa.PrimaryKeyConstraint("seq"),
     )
     op.create_index("step_run", "step", ["run_id", "step", "attempt"])
+    if op.get_bind().dialect.name != "sqlite":
+        _postgresql()
+        return
     for view in VIEWS:
-        op.execute(view if op.get_bind().dialect.name == "sqlite" else _for_postgresql(view))
+        op.execute(view)
+
+
+def _postgresql() -> None:
+    """Text is ordered by code point and whole numbers have 64 bits, as in SQLite; a NUL in a text breaks no view."""
+    for name in ("run_overview", "eval_text"):
+        op.execute(f"DROP VIEW {name}")
+    columns = op.get_bind().execute(
+        sa.text(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema = current_schema() AND data_type IN ('integer', 'text') ORDER BY table_name"
+        )
+    )
+    changes: dict[str, list[str]] = {}
+    for table, column, kind in columns:
+        wanted = "bigint" if kind == "integer" else 'text COLLATE "C"'
+        changes.setdefault(table, []).append(f"ALTER COLUMN {column} TYPE {wanted}")
+    for table, parts in changes.items():
+        op.execute(f"ALTER TABLE {table} {', '.join(parts)}")
+    for view in (*VIEWS, *(view for view in OLDER_VIEWS if "VIEW run_overview" in view or "VIEW eval_text" in view)):
+        op.execute(_for_postgresql(view))
 
 
 def _for_postgresql(view: str) -> str:
-    """PostgreSQL casts bytes to their hexadecimal spelling; text needs the encoding."""
+    """PostgreSQL casts bytes to their hexadecimal spelling; text needs the encoding, and holds no NUL."""
     for column in ("prompt.data", "completion.data", "response.data"):
-        view = view.replace(f"CAST({column} AS TEXT)", f"convert_from({column}, 'UTF8')")
+        view = view.replace(
+            f"CAST({column} AS TEXT)",
+            f"convert_from(CASE WHEN position('\\x00'\\:\\:bytea IN {column}) = 0 THEN {column} ELSE "
+            f"decode(replace(regexp_replace(encode({column}, 'hex'), '(..)', '\\1 ', 'g'), '00 ', 'e29080 '), 'hex') END, "
+            "'UTF8')",
+        )
     return view
 
 
@@ -117,12 +162,24 @@ WHERE rollout.attempt =
 CREATE VIEW rollout_text AS
 SELECT rollout.seq, rollout.run_id, rollout.attempt, rollout.step, rollout.group_index, rollout.sample,
        rollout_group.prompt_id, rollout.reward, rollout.advantage, rollout.used, rollout.reason, rollout.finish_reason,
-       CAST(prompt.data AS TEXT) AS prompt, CAST(completion.data AS TEXT) AS completion
+       CASE WHEN prompt.encoding <> 'plain' THEN '(compressed)' ELSE CAST(prompt.data AS TEXT) END AS prompt,
+       CASE WHEN completion.encoding <> 'plain' THEN '(compressed)' ELSE CAST(completion.data AS TEXT) END AS completion
 FROM rollout
 JOIN rollout_group ON rollout_group.run_id = rollout.run_id AND rollout_group.step = rollout.step
      AND rollout_group.attempt = rollout.attempt AND rollout_group.group_index = rollout.group_index
 LEFT JOIN content AS prompt
-     ON prompt.seq = rollout_group.seq AND prompt.name = 'prompt' AND prompt.encoding = 'plain'
+     ON prompt.seq = rollout_group.seq AND prompt.name = 'prompt'
 LEFT JOIN content AS completion
-     ON completion.seq = rollout.seq AND completion.name = 'completion' AND completion.encoding = 'plain'""",
+     ON completion.seq = rollout.seq AND completion.name = 'completion'""",
+    """\
+CREATE VIEW eval_text AS
+SELECT eval_sample.seq, eval_sample.run_id, eval_sample.phase, eval_sample.task, eval_sample.doc_id, eval_sample.target,
+       eval_sample.prediction, eval_sample.metrics, eval_sample.finish_reason,
+       CASE WHEN prompt.encoding <> 'plain' THEN '(compressed)' ELSE CAST(prompt.data AS TEXT) END AS prompt,
+       CASE WHEN response.encoding <> 'plain' THEN '(compressed)' ELSE CAST(response.data AS TEXT) END AS response
+FROM eval_sample
+LEFT JOIN content AS prompt
+     ON prompt.seq = eval_sample.seq AND prompt.name = 'prompt'
+LEFT JOIN content AS response
+     ON response.seq = eval_sample.seq AND response.name = 'response'""",
 )
