@@ -22,19 +22,27 @@ _PLAIN = re.compile(r"[a-z]{2,}(-[a-z0-9.]+)*")
 _WORDS_OF_YAML_1_1 = {"yes", "no", "on", "off", "true", "false", "null"}  # the Hub does not read YAML 1.2
 
 
-def front_matter(data: ReportData) -> str:
-    """The YAML between the two ``---`` lines. It parses back to ``metadata(data)``."""
+def front_matter(data: ReportData, mark: str = "") -> str:
+    """The YAML between the two ``---`` lines. It parses back to ``metadata(data, mark)``."""
+    return as_yaml(metadata(data, mark))
+
+
+def as_yaml(value: Any) -> str:
+    """Block YAML that a reader of YAML 1.1 and one of 1.2 take for the same, with every text on one line."""
     out = io.StringIO()
     writer = YAML()
     writer.default_flow_style = False
     writer.allow_unicode = True
     writer.width = 1 << 20  # a folded line could begin with anything
-    writer.dump(_quoted(metadata(data)), out)
+    writer.dump(_quoted(value), out)
     return out.getvalue()
 
 
-def metadata(data: ReportData) -> dict[str, Any]:
-    """What the Hub reads, as plain values. Keys without a value are left out: the Hub knows no "missing"."""
+def metadata(data: ReportData, mark: str = "") -> dict[str, Any]:
+    """What the Hub reads, as plain values. Keys without a value are left out: the Hub knows no "missing".
+
+    ``mark`` says why the card is of no release.
+    """
     card = data.card
     found: dict[str, Any] = {
         **_licence(card.licence),
@@ -48,7 +56,7 @@ def metadata(data: ReportData) -> dict[str, Any]:
         found["datasets"] = [card.dataset]
     if card.notice:
         found["notice"] = card.notice
-    found["grpo_audit"] = _evidence(data)
+    found["grpo_audit"] = {**({"draft": mark} if mark else {}), **_evidence(data)}
     results = [_result(row) for row in data.release.rows if row.post is not None]
     if results:
         found["model-index"] = [{"name": data.header.name, "results": results}]

@@ -104,10 +104,15 @@ def render_html(data: ReportData) -> str:
     )
 
 
-def render_card(data: ReportData) -> str:
-    """The model card: front matter by a YAML library, body by a template with Markdown escaping."""
-    body = _card_environment().get_template("card.md.j2").render(data=data, version=grpo_audit.__version__)
-    return f"---\n{front_matter(data)}---\n\n{body.strip()}\n"
+def render_card(data: ReportData, mark: str = "", beside: tuple[tuple[str, str], ...] = ()) -> str:
+    """The model card: front matter by a YAML library, body by a template with Markdown escaping.
+
+    ``mark`` says why this is the card of no release. ``beside`` names the files of an export and what each is; without
+    it the card stands beside ``report.html``.
+    """
+    template = _card_environment().get_template("card.md.j2")
+    body = template.render(data=data, mark=mark, beside=beside, version=grpo_audit.__version__)
+    return f"---\n{front_matter(data, mark)}---\n\n{body.strip()}\n"
 
 
 @lru_cache(maxsize=1)
