@@ -32,7 +32,7 @@ class AttestationKey:
 
     ``key = AttestationKey.load_or_create()``; ``key.sign(data)`` is a DER signature (ASN.1 SEQUENCE of r and s, RFC
     3279) over SHA-256 of the data, as DSSE, sigstore and OpenSSL expect; ``verify(key.public_pem(), data, signature)``
-    in this module checks it. ``path`` is the private PEM file for tools that read it themselves (model-signing's ``--private-key``).
+    in this module checks it. ``path`` is the private PEM file, for tools that read it themselves (model-signing does).
     """
 
     def __init__(self, private: ec.EllipticCurvePrivateKey, path: Path) -> None:

@@ -46,6 +46,17 @@ def create_file(path: Path, data: bytes) -> None:
         os.link(temporary, path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    if os.name != "posix":
+        return  # Windows cannot open folders, and does this by itself
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
     """A durable temporary file (mode 0600) in the folder of ``path``; removed if it is still there afterwards."""

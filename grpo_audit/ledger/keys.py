@@ -56,6 +56,11 @@ class SigningKey:
         return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     @property
+    def private(self) -> Ed25519PrivateKey:
+        """The key itself."""
+        return self._private
+
+    @property
     def public(self) -> bytes:
         """The public key, 32 bytes: what makes two of these the same key."""
         return self._private.public_key().public_bytes_raw()

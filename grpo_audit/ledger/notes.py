@@ -34,7 +34,7 @@ class VerifierKey:
     public: bytes
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         if len(self.public) != 32:
             raise NoteError(f"an Ed25519 public key has 32 bytes, found {len(self.public)}")
 
@@ -54,7 +54,7 @@ class VerifierKey:
         if len(parts) != 3:
             raise NoteError(f"{text!r} is no verifier key; expected NAME+KEYHASH+BASE64")
         name, key_id, encoded = parts
-        material = _from_base64(encoded)
+        material = strict_base64(encoded)
         if not material or material[0] != ED25519:
             raise NoteError(f"the verifier key of {name} is not of type Ed25519 (0x01)")
         key = cls(name, material[1:])
@@ -83,6 +83,10 @@ class Signature:
     key_id: bytes
     value: bytes
 
+    def line(self) -> str:
+        """As it stands under a note, with its newline. ``signature_line(s.line()[:-1]) == s``."""
+        return f"{_DASH} {self.name} {base64.b64encode(self.key_id + self.value).decode()}\n"
+
 
 @dataclass(frozen=True)
 class Note:
@@ -94,10 +98,7 @@ class Note:
     def encode(self) -> bytes:
         """The bytes of the note. Raises NoteError when the text does not end in a newline or has control characters."""
         _check_text(self.text)
-        lines = (
-            f"{_DASH} {item.name} {base64.b64encode(item.key_id + item.value).decode()}\n" for item in self.signatures
-        )
-        return (self.text + "\n" + "".join(lines)).encode()
+        return (self.text + "\n" + "".join(item.line() for item in self.signatures)).encode()
 
     @classmethod
     def parse(cls, data: bytes) -> Note:
@@ -116,7 +117,7 @@ class Note:
         lines = tail[:-1].split("\n")
         if len(lines) > _MAX_SIGNATURES:
             raise NoteError(f"{len(lines)} signatures; at most {_MAX_SIGNATURES} are read")
-        return cls(text, tuple(_parse_signature(line) for line in lines))
+        return cls(text, tuple(signature_line(line) for line in lines))
 
 
 def sign(text: str, *signers: Signer) -> bytes:
@@ -170,24 +171,26 @@ class Checkpoint:
         origin, size, root = lines[:3]
         if not _SIZE.fullmatch(size):
             raise NoteError(f"{size!r} is no tree size")
-        digest = _from_base64(root)
+        digest = strict_base64(root)
         if len(digest) != 32:
             raise NoteError(f"a root hash has 32 bytes, found {len(digest)}")
         return cls(origin, int(size), digest)
 
 
-def _parse_signature(line: str) -> Signature:
+def signature_line(line: str) -> Signature:
+    """Read a signature line, without its newline. Raises NoteError."""
     match = _SIGNATURE_LINE.fullmatch(line)
     if match is None:
         raise NoteError(f"{line!r} is no signature line")
-    _check_name(match[1])
-    value = _from_base64(match[2])
+    check_name(match[1])
+    value = strict_base64(match[2])
     if len(value) < 5:
         raise NoteError(f"the signature of {match[1]} is empty")
     return Signature(match[1], value[:4], value[4:])
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises NoteError for what cannot be the name of a key."""
     if not name or "+" in name or any(character.isspace() for character in name):
         raise NoteError(f"{name!r} is no key name: it must not be empty nor contain spaces or '+'")
 
@@ -199,7 +202,7 @@ def _check_text(text: str) -> None:
         raise NoteError("a note must not contain control characters")
 
 
-def _from_base64(text: str) -> bytes:
+def strict_base64(text: str) -> bytes:
     """Strict: one spelling for one value."""
     try:
         data = base64.b64decode(text, validate=True)
