@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import grpo_audit
-from grpo_audit.cli import compare, evaluate, init, lint, replay, report, run, runs, verify
+from grpo_audit.cli import abandon, compare, erase, evaluate, init, lint, log, replay, report, run, runs, verify
 from grpo_audit.errors import ExitCode, GrpoAuditError, StorageError
 
 app = typer.Typer(
@@ -34,6 +34,9 @@ app.command("replay")(replay.replay)
 app.command("compare")(compare.compare)
 app.command("runs")(runs.runs)
 app.command("show")(runs.show)
+app.command("log")(log.log)
+app.command("abandon")(abandon.abandon)
+app.command("erase")(erase.erase)
 app.command("init")(init.init)
 
 

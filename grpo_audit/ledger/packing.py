@@ -1,7 +1,7 @@
 """How content is stored: as it is, or compressed. Digests are over the plain bytes, so packing proves nothing.
 
-Short texts stay plain, so that ``sqlite3`` and Datasette show them. Arrays and long texts are Zstandard frames (RFC 8878,
-level 1). ``zlib`` (RFC 1950) is read, because records of schema 1 have it, and no longer written.
+Short texts stay plain, so that ``sqlite3`` and Datasette show them. Arrays and long texts are Zstandard frames (RFC
+8878, level 1). ``zlib`` (RFC 1950) is read, because records of schema 1 have it, and no longer written.
 """
 
 from __future__ import annotations
