@@ -1,5 +1,4 @@
 """Cosignatures of tree heads, as https://c2sp.org/tlog-cosignature defines them: Ed25519, signature type 0x04.
-0x04.
 
 A cosignature says: of the log of this origin, this is the largest consistent tree head I had seen at this time.
 """
