@@ -1,1 +1,1 @@
-"""The field catalogue: what a release record is asked for, how each field is known, and who asks."""
+"""The field catalogue: everything a record should know of a run, each with its evidence, or the reason why not."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from grpo_audit.catalogue.reader import Entry
 from grpo_audit.record.events import ModelIdentity, PhaseFinished
 from grpo_audit.report.evidence import Absence, Evidence, Fact, Source, absent, derived, series, spanning
 from grpo_audit.report.model import Budget, BudgetRow
 from grpo_audit.report.numbers import duration, powers, whole
-from grpo_audit.report.reader import Entry
 from grpo_audit.report.training import Steps
 
 METHOD = (

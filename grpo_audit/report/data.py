@@ -8,6 +8,7 @@ from dataclasses import replace
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from grpo_audit.catalogue.reader import Entry, RunReader, read_config
 from grpo_audit.ledger.project import Project
 from grpo_audit.ledger.runs import RunOverview
 from grpo_audit.ledger.tables import CheckpointRow, EvalSampleRow, RunRow, RunStateRow
@@ -33,11 +34,10 @@ from grpo_audit.report.coverage import coverage
 from grpo_audit.report.evidence import Evidence, Fact, Source, derived, measured, series
 from grpo_audit.report.governance import governance, value_of
 from grpo_audit.report.index import evidence_index
-from grpo_audit.report.method import method, read_config, reward_sources
+from grpo_audit.report.method import method, reward_sources
 from grpo_audit.report.model import Attempt, FindingItem, Header, OtherRun, RecordSection, ReportData
 from grpo_audit.report.numbers import whole
 from grpo_audit.report.provenance import card_facts, environment_facts, lineage, notice, prompt_facts
-from grpo_audit.report.reader import Entry, RunReader
 from grpo_audit.report.rejections import rejections
 from grpo_audit.report.release import release
 from grpo_audit.report.training import read_steps, training

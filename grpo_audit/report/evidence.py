@@ -6,27 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-
-class Evidence(StrEnum):
-    """The six ways a field can be known (or not)."""
-
-    MEASURED = "measured"
-    DERIVED = "derived"
-    DECLARED = "declared"
-    DEFAULTED = "defaulted"
-    CITED = "cited"
-    ABSENT = "absent"
-
-
-MEANING: dict[Evidence, str] = {
-    Evidence.MEASURED: "observed by the tool while the run happened, and written into the event named",
-    Evidence.DERIVED: "computed for this report from the events named; the method is stated",
-    Evidence.DECLARED: "said by a person in the recipe or in an annotation; nothing here checks it",
-    Evidence.DEFAULTED: "equal to the tool's default",
-    Evidence.CITED: "taken from the source the preset cites",
-    Evidence.ABSENT: "not in the record; the reason stands in its place",
-}
-"""One sentence a kind, for the legend."""
+from grpo_audit.catalogue.evidence import MEANING as MEANING, Evidence as Evidence, Span as Span
 
 
 class Absence(StrEnum):
@@ -37,16 +17,6 @@ class Absence(StrEnum):
     NOT_MEASURED = "not measured"
     NOT_COMPARED = "not compared"
     NOT_APPLICABLE = "not applicable"
-
-
-@dataclass(frozen=True)
-class Span:
-    """A series of events too long to name one by one."""
-
-    first: int
-    last: int
-    count: int
-    """Events of the series, not of the record between the two."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from grpo_audit.catalogue.reader import Entry, RunReader
 from grpo_audit.ledger.tables import EvalSampleRow, RewardRow, RolloutGroupRow, RolloutRow
 from grpo_audit.record.events import Comparison, TaskComparison
 from grpo_audit.report.evidence import Evidence, Source
 from grpo_audit.report.model import FlippedExample, RewardValue, RolloutExample, StepSeries
-from grpo_audit.report.reader import Entry, RunReader
 from grpo_audit.report.visible import Excerpt, excerpt, shortened
 
 FLIPS_PER_DIRECTION = 1

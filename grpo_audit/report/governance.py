@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from grpo_audit.catalogue.reader import Entry
 from grpo_audit.config.run import RunConfig
 from grpo_audit.record.events import Annotation, RunRegistered
 from grpo_audit.report.evidence import Evidence, Fact, Source, declared
 from grpo_audit.report.model import Governance, Note
-from grpo_audit.report.reader import Entry
 
 FIELDS: tuple[tuple[str, str], ...] = (
     ("owner", "Owner"),

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
+from grpo_audit.catalogue.reader import Entry
 from grpo_audit.config.presets import PRESETS, Preset
 from grpo_audit.config.run import RunConfig
-from grpo_audit.errors import StorageError
 from grpo_audit.record.events import Artifact, RewardIdentity, RunRegistered
 from grpo_audit.report import settings as shown
 from grpo_audit.report.evidence import Evidence, Fact, Source, measured
 from grpo_audit.report.model import Difference, Method, RewardSource
 from grpo_audit.report.numbers import significant
-from grpo_audit.report.reader import Entry
 
 _FORMULA_PARTS = (
     "sampling",
@@ -35,19 +32,6 @@ _FORMULA_PARTS = (
     "value model",
     "same words elsewhere",
 )
-
-
-def read_config(registered: Entry[RunRegistered]) -> RunConfig:
-    """The resolved configuration of a run. Raises StorageError when this version cannot read it."""
-    try:
-        return RunConfig.model_validate(registered.payload.config, strict=False)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise StorageError(
-            f"Cannot read the configuration registered by event {registered.seq}",
-            found=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
-            next_step="Use the version of grpo-audit that wrote the record",
-        ) from error
 
 
 def method(registered: Entry[RunRegistered], config: RunConfig) -> Method:

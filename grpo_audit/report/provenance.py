@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from grpo_audit.catalogue.reader import Entry
 from grpo_audit.record.events import Artifact, Environment, ModelIdentity, ModelSaved, RunRegistered, Snapshot
 from grpo_audit.report.evidence import Absence, Evidence, Fact, Source, absent, declared, derived, measured, series
 from grpo_audit.report.model import ArtifactRow, CardFacts, Lineage
 from grpo_audit.report.numbers import size, whole
-from grpo_audit.report.reader import Entry
 
 
 def prompt_facts(registered: Entry[RunRegistered]) -> tuple[Fact, ...]:

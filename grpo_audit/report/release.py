@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from grpo_audit.catalogue.reader import Entry
 from grpo_audit.record.events import (
     Comparison,
     EvalTask,
@@ -19,7 +20,6 @@ from grpo_audit.record.events import (
 from grpo_audit.report.evidence import Evidence, Fact, Source, derived, measured
 from grpo_audit.report.model import Release, ReleaseRow, Standing
 from grpo_audit.report.numbers import share, significant
-from grpo_audit.report.reader import Entry
 
 NOTABLE_RATE = 0.05
 """Share of empty or truncated answers from which a row carries a remark."""

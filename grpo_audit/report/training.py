@@ -6,11 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from grpo_audit.catalogue.reader import Entry
 from grpo_audit.record.events import Step
 from grpo_audit.report.evidence import Evidence, Fact, Source, Span, derived, series
 from grpo_audit.report.model import StepSeries, Training
 from grpo_audit.report.numbers import figure, share, signed, significant, whole
-from grpo_audit.report.reader import Entry
 
 EDGE = 5
 """Steps averaged at each end to say how a figure moved."""

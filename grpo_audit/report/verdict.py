@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from grpo_audit.catalogue.reader import Entry
 from grpo_audit.ledger.memory import Head
 from grpo_audit.ledger.runs import RunOverview, RunState
 from grpo_audit.record.events import Comparison, RunSealed, Verdict
 from grpo_audit.report.evidence import Evidence, Source, nothing
 from grpo_audit.report.model import Release, Standing, Statement, VerdictBox
 from grpo_audit.report.numbers import duration, whole
-from grpo_audit.report.reader import Entry
 from grpo_audit.report.release import outcome
 from grpo_audit.report.visible import shortened
 from grpo_audit.verify.verdict import Outcome, VerifyReport

@@ -1,4 +1,4 @@
-"""What the report asks of a record: the events of one run by type, contents as text, and a few SQL sums."""
+"""What catalogue and report ask of a record: the events of one run by type, contents as text, its configuration."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from pydantic import ValidationError
+
+from grpo_audit.config.run import RunConfig
+from grpo_audit.errors import StorageError
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.events import Payload, RunRegistered
 
@@ -50,3 +54,16 @@ class RunReader:
         """Content of an event as text; None when there is none or it was erased. Broken UTF-8 is shown as U+FFFD."""
         data = self.project.content(seq, name)
         return None if data is None else data.decode("utf-8", errors="replace")
+
+
+def read_config(registered: Entry[RunRegistered]) -> RunConfig:
+    """The resolved configuration of a run. Raises StorageError when this version cannot read it."""
+    try:
+        return RunConfig.model_validate(registered.payload.config, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StorageError(
+            f"Cannot read the configuration registered by event {registered.seq}",
+            found=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+            next_step="Use the version of grpo-audit that wrote the record",
+        ) from error
