@@ -58,8 +58,7 @@ class RecordLeaves:
         try:
             return Frontier.from_bytes(row.size, row.frontier)
         except ValueError as error:
-            raise DamagedRecordError(f"The frontier of checkpoint {row.size} cannot be read", found=str(error)) from
-            error
+            raise DamagedRecordError(f"Checkpoint {row.size} has no readable frontier", found=str(error)) from error
 
 
 def inclusion_ranges(index: int, size: int) -> list[Range]:
