@@ -27,7 +27,7 @@ from grpo_audit.record.events import EventKind
 SALT_BYTES = 16
 
 
-class _Refused(StorageError):
+class RefusedError(StorageError):
     """The caller's event breaks a rule; nothing was written."""
 
 
@@ -80,10 +80,11 @@ def build(
     *,
     time: str,
     origin: str,
-    signer: Signer,
+    signers: Sequence[Signer],
     history_of: Callable[[str], RunHistory],
+    random: Callable[[int], bytes] = os.urandom,
 ) -> Batch:
-    """Number, encode, hash, project and sign. ``tip`` is not changed.
+    """Number, encode, hash, project and sign. ``tip`` is not changed; ``random`` gives the salts.
 
     Raises StorageError when an event breaks a rule or has no canonical form.
     """
@@ -91,7 +92,7 @@ def build(
     previous = tip.previous
     histories: dict[str, RunHistory] = {}
     inserts: dict[type[Base], list[dict[str, Any]]] = defaultdict(list)
-    salts = _salts(sum(len(new.content) for new in events))
+    salts = _salts(sum(len(new.content) for new in events), random)
     for new in events:
         seq = frontier.size
         try:
@@ -105,22 +106,22 @@ def build(
             for table, values in rows(event, attempt):
                 inserts[table].append(values)
         except (RuleError, CanonicalError, ProjectionError) as error:
-            raise _Refused(
+            raise RefusedError(
                 f"Cannot record {new.payload.kind}", found=str(error), next_step="Nothing of it was written"
             ) from error
         inserts[EventRow].append(_event_row(event))
         frontier.append(event.leaf_hash)
         previous = event.leaf_hash
     after = Tip(frontier, previous, {**tip.histories, **histories})
-    note = sign(Checkpoint(origin, frontier.size, after.head.root).text(), signer)
+    note = sign(Checkpoint(origin, frontier.size, after.head.root).text(), *signers)
     inserts[CheckpointRow].append(
         {"size": frontier.size, "root": after.head.root, "note": note, "frontier": frontier.to_bytes()}
     )
     return Batch(after, note, dict(inserts))
 
 
-def _salts(count: int) -> Iterator[bytes]:
-    drawn = os.urandom(SALT_BYTES * count)
+def _salts(count: int, random: Callable[[int], bytes]) -> Iterator[bytes]:
+    drawn = random(SALT_BYTES * count)
     return (drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES))
 
 

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Connection, select
 from sqlalchemy.orm import Session
 
-from grpo_audit.errors import StorageError
-from grpo_audit.ledger import keys, runs
-from grpo_audit.ledger.batch import Tip, unpack
+from grpo_audit.errors import ConfigError, StorageError
+from grpo_audit.ledger import erasure, keys, runs
+from grpo_audit.ledger.batch import Tip
 from grpo_audit.ledger.event import Event, NewEvent
 from grpo_audit.ledger.heads import SignedHead, keep_statement, leaf_hashes, signed_head
-from grpo_audit.ledger.memory import Head
+from grpo_audit.ledger.memory import Head, recall
+from grpo_audit.ledger.packing import unpack
 from grpo_audit.ledger.runs import RunOverview, load_history
 from grpo_audit.ledger.storage_errors import DamagedRecordError
 from grpo_audit.ledger.store import Store
 from grpo_audit.ledger.tables import ContentRow, EventRow
-from grpo_audit.ledger.tip import origin_of, parse_stored, read_created, read_tip
-from grpo_audit.ledger.writer import Writer, create_project, utc_now
-from grpo_audit.record.events import EventKind, ProjectCreated
+from grpo_audit.ledger.tip import KeyPeriod, keys_in_force, origin_of, parse_stored, read_created, read_tip
+from grpo_audit.ledger.writer import Order, Outside, Writer, create_project, utc_now
+from grpo_audit.record.events import EventKind, KeyRotated, ProjectCreated, RunSealed
 
-__all__ = ["Event", "Head", "NewEvent", "Project", "RunOverview"]
+__all__ = ["Event", "Head", "KeyPeriod", "NewEvent", "Outside", "Project", "RunOverview", "SignedHead"]
 
 _PAGE = 2000
 """Events fetched at once when streaming."""
 
 
 class Project:
-    """A record: every event of every run. A context manager; one thread appends, any thread may read.
+    """A record: every event of every run. A context manager; one thread appends at a time, any thread may read.
 
-    ``head``, ``project_id`` and ``public_key`` describe what was opened. After a StorageError from ``append``, ``head``
-    is read again from disk at the next ``append``: the batch may have become durable although the commit failed.
+    ``head``, ``project_id`` and ``public_key`` describe what was opened. In PostgreSQL other processes may append too:
+    ``head`` is the newest that this object made or saw. After a StorageError from ``append``, it is read again at the
+    next ``append``: the batch may have become durable although the commit failed.
     """
 
     def __init__(self, store: Store, created: ProjectCreated, tip: Tip, writer: Writer | None) -> None:
@@ -53,28 +55,33 @@ class Project:
         mode: Literal["create", "write", "read"],
         key: keys.SigningKey | None = None,
         name: str = "grpo-audit",
+        outside: Outside | None = None,
     ) -> Project:
         """Open a record at a path or database URL.
 
-        ``create`` makes one when there is none, ``write`` demands one, ``read`` cannot change it. ``key`` is the user's
-        key unless given; ``name`` is the name of a new project.
+        ``create`` makes one when there is none, ``write`` demands one, ``read`` cannot change it. ``key`` is the only
+        key to sign with; unless given, the one of the user's keys that is in force. ``name`` is the name of a new
+        project. ``outside`` replaces the clock and the source of salts.
 
         Raises StorageError: missing, damaged, locked by another process, written by a newer version, signed by another
-        key, older than what this machine has seen, full disk, read-only folder.
+        key, older than what this machine has seen, full disk, read-only folder, server out of reach.
         """
         if mode == "read":
             return cls._open_for_reading(location)
-        key = key or keys.SigningKey.load_or_create()
+        outside = outside or Outside()
+        own = [key] if key else keys.all_private()
         if mode == "create":
-            store = Store.create(location, partial(create_project, key=key, name=name))
+            store = Store.create(location, partial(create_project, key=own[0], name=name, outside=outside))
         else:
             store = Store.write(location)
         try:
             with store.connect() as connection:
                 created = read_created(connection, store.name)
-                writer = Writer(created, key.signer(origin_of(created.project_id)), store.name)
+            remembered = recall(created.project_id)  # before the record is looked at: others may be appending
+            with store.connect() as connection:
+                writer = Writer(created, own, store.name, outside)
                 tip = writer.read_tip(connection)
-                writer.check_memory(connection, tip)
+                writer.check_memory(connection, tip, remembered)
             return cls(store, created, tip, writer)
         except BaseException:
             store.close()
@@ -99,7 +106,7 @@ class Project:
 
     @property
     def public_key(self) -> str:
-        """Verifier key in signed-note form, as the record states it."""
+        """Verifier key in signed-note form that the project began with; ``keys_in_force`` gives all."""
         return self._created.public_key
 
     @property
@@ -117,14 +124,89 @@ class Project:
 
         Raises StorageError, and then nothing of the batch is visible; ValueError for an empty batch.
         """
+        if not events and self._writer is not None:
+            raise ValueError("a transaction needs at least one event")
+        return self._append(Order(lambda _connection, _first: events))
+
+    def append_from(self, compose: Callable[[int], Sequence[NewEvent]]) -> Head:
+        """Append events that name each other: ``compose`` is given the number that the first of them gets.
+
+        It is called while no other process can append, so it must be quick and must not append. Raises as ``append``.
+        """
+        return self._append(Order(lambda _, first: compose(first)))
+
+    def seal(self, run_id: str, weights_digest: str | None) -> Head:
+        """Append ``run.sealed``, which states what the run holds at that moment: others may have annotated it.
+
+        Raises StorageError.
+        """
+
+        def compose(connection: Connection, _: int) -> list[NewEvent]:
+            counts = {kind.value: count for kind, count in load_history(connection, run_id).counts.items() if count}
+            seal = RunSealed(events=sum(counts.values()), by_kind=counts, weights_digest=weights_digest)
+            return [NewEvent(seal, run_id)]
+
+        return self._append(Order(compose))
+
+    def rotate_key(self, new: keys.SigningKey, *, author: str, reason: str) -> Head:
+        """Sign with another key from here on. The head over ``key.rotated`` is signed by both keys.
+
+        ``new`` must be kept before this is called: without it nothing can be appended afterwards. It is pinned for this
+        machine. Raises StorageError; ConfigError when the key was in force before.
+        """
+        signer = new.signer(origin_of(self.project_id))
+
+        def compose(connection: Connection, _: int) -> list[NewEvent]:
+            periods = keys_in_force(connection, self.name)
+            if any(period.key == signer.verifier for period in periods):
+                raise ConfigError("The key was in force before", expected="a key that this project never had")
+            old, new_key = str(periods[-1].key), str(signer.verifier)
+            return [NewEvent(KeyRotated(author=author, reason=reason, old_key=old, new_key=new_key), None)]
+
+        head = self._append(Order(compose, next_key=signer))
+        keys.pin(self.project_id, signer.verifier)
+        return head
+
+    def keys_in_force(self) -> list[KeyPeriod]:
+        """Every key of the project with the event that put it in force; the last is in force now.
+
+        Raises DamagedRecordError when the rotations contradict each other.
+        """
+        with self._store.connect() as connection:
+            return keys_in_force(connection, self.name)
+
+    def erase(self, run_id: str, items: erasure.Items, *, author: str, reason: str) -> Head:
+        """Remove contents of a run, given as (event, names of contents), and record that, in one transaction.
+
+        In SQLite the file is then written anew, so that no erased byte is left in it or its log; that takes room for
+        another copy. When only this fails, a StorageError says so: the erasure stands, and ``scrub`` does the rest.
+
+        Raises ConfigError, and nothing is erased, when a name does not exist, is gone already or is of another run.
+        """
+        names = erasure.wanted(items)
+
+        def compose(connection: Connection, _: int) -> list[NewEvent]:
+            return erasure.compose(connection, run_id, names, author=author, reason=reason, record=self.name)
+
+        head = self._append(Order(compose, beside=lambda connection: erasure.remove(connection, names)))
+        self.scrub()
+        return head
+
+    def scrub(self) -> None:
+        """Leave no deleted byte in a SQLite file and its log. In PostgreSQL nothing: that is the server's affair.
+
+        Raises StorageError: too little space, another program is reading.
+        """
+        with self._appending:
+            self._store.scrub()
+
+    def _append(self, order: Order) -> Head:
         if self._writer is None:
             raise StorageError(f"{self.name} is open for reading only")
-        if not events:
-            raise ValueError("a transaction needs at least one event")
         with self._appending:
             if self._writer.is_poisoned:
                 self._tip = self._writer.recover(self._store)
-            self._tip = self._writer.append(self._store, self._tip, events)
+            self._tip = self._writer.append(self._store, self._tip, order)
             return self.head
 
     def events(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, create_engine, inspect
 from sqlalchemy.pool import StaticPool
 
 from grpo_audit.errors import StorageError
+from grpo_audit.ledger import shape_postgres
 from grpo_audit.ledger.rebuild import rebuild
 from grpo_audit.ledger.storage_errors import DamagedRecordError
 from grpo_audit.ledger.tables import SCHEMA_VERSION, Base
@@ -25,7 +26,7 @@ def version(connection: Connection) -> int | None:
 
     Raises StorageError when the database belongs to something else.
     """
-    tables = set(inspect(connection).get_table_names())
+    tables = _table_names(connection)
     if not tables:
         return None
     found = (
@@ -37,9 +38,15 @@ def version(connection: Connection) -> int | None:
         raise StorageError(
             "This database is no grpo-audit record",
             found=f"tables {', '.join(sorted(tables)[:5])}",
-            next_step="Name another file: nothing is added to the database of another program",
+            next_step="Name another place: nothing is added to the database of another program",
         )
     return int(found[0])
+
+
+def _table_names(connection: Connection) -> set[str]:
+    if connection.dialect.name == "sqlite":
+        return set(inspect(connection).get_table_names())
+    return {name for kind, name in shape_postgres.things(connection) if kind == "table"}
 
 
 def check_version(found: int) -> None:
@@ -74,6 +81,21 @@ def upgrade(connection: Connection) -> None:
                 found=str(error),
                 next_step="Verify it with the version that wrote it; nothing was changed",
             ) from error
+
+
+def refuse_foreign(connection: Connection, record: str) -> None:
+    """Before an upgrade: what no version of a record has could act while it is changed. Raises DamagedRecordError."""
+    if connection.dialect.name == "sqlite":
+        foreign = sorted(shape(connection).others)
+    else:
+        known = shape_postgres.KNOWN_KINDS
+        foreign = [f"{kind} {name}" for kind, name in sorted(shape_postgres.things(connection)) if kind not in known]
+    if foreign:
+        raise DamagedRecordError(
+            f"{record} holds what no record has",
+            found=", ".join(f"unknown {item}" for item in foreign[:5]),
+            next_step="Remove what was added, or restore a backup",
+        )
 
 
 @dataclass(frozen=True)
@@ -141,10 +163,12 @@ def expected_shape() -> Shape:
 
 
 def differences(connection: Connection) -> list[str]:
-    """How a SQLite record differs from what its schema version says; empty when it does not.
+    """How a record differs from what its schema version says; empty when it does not.
 
     A trigger, a foreign view or a generated column could make the record answer differently from what was verified.
     """
+    if connection.dialect.name != "sqlite":
+        return shape_postgres.differences(connection)
     found, expected = shape(connection), expected_shape()
     problems = [f"unknown {item}" for item in sorted(found.others)]
     for kind, have, want in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import Connection, select
 
 from grpo_audit.ledger.batch import Tip
@@ -12,7 +14,7 @@ from grpo_audit.ledger.merkle import Frontier
 from grpo_audit.ledger.notes import NoteError, VerifierKey
 from grpo_audit.ledger.storage_errors import damaged
 from grpo_audit.ledger.tables import CheckpointRow, EventRow
-from grpo_audit.record.events import ProjectCreated
+from grpo_audit.record.events import EventKind, KeyRotated, ProjectCreated
 
 
 def origin_of(project_id: str) -> str:
@@ -62,3 +64,39 @@ def read_tip(connection: Connection, record: str) -> tuple[Tip, bytes]:
     if frontier.root() != checkpoint.root:
         raise damaged(record, "the newest checkpoint contradicts itself")
     return Tip(frontier, last.leaf_hash), checkpoint.note
+
+
+class KeyPeriod(NamedTuple):
+    """A key of a project, and where its time begins."""
+
+    from_seq: int
+    """The event that puts it in force: the project's creation or a rotation."""
+    key: VerifierKey
+
+
+def keys_in_force(connection: Connection, record: str) -> list[KeyPeriod]:
+    """Every key of the project in the order of their times; the last is in force now. No signature is verified.
+
+    The head over the event at ``from_seq`` is signed by this key and by the one before. Raises DamagedRecordError for a
+    rotation that does not begin with the key in force.
+    """
+    created = read_created(connection, record)
+    periods = [KeyPeriod(0, VerifierKey.parse(created.public_key))]
+    rotations = connection.execute(
+        select(EventRow.seq, EventRow.body)
+        .where(EventRow.run_id.is_(None), EventRow.kind == EventKind.KEY_ROTATED.value)
+        .order_by(EventRow.seq)
+    ).all()
+    for seq, body in rotations:
+        payload = parse_stored(seq, body, record).payload
+        newest = periods[-1].key
+        if not isinstance(payload, KeyRotated) or payload.old_key != str(newest):
+            raise damaged(record, f"event {seq} does not rotate the key in force")
+        try:
+            key = VerifierKey.parse(payload.new_key)
+        except NoteError as error:
+            raise damaged(record, f"event {seq}: {error}") from error
+        if key.name != newest.name or any(key == period.key for period in periods):
+            raise damaged(record, f"event {seq} rotates to a key that cannot follow")
+        periods.append(KeyPeriod(seq, key))
+    return periods

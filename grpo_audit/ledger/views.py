@@ -77,8 +77,8 @@ def for_postgresql(view: str) -> str:
     for column in ("prompt.data", "completion.data", "response.data"):
         view = view.replace(
             f"CAST({column} AS TEXT)",
-            f"convert_from(CASE WHEN position('\\x00'::bytea IN {column}) = 0 THEN {column} ELSE "
-            f"decode(replace(regexp_replace(encode({column}, 'hex'), '(..)', '\\1 ', 'g'), '00 ', 'e29080 '), 'hex') END, "
+            f"convert_from(CASE WHEN position(CAST('\\x00' AS bytea) IN {column}) = 0 THEN {column} ELSE decode("
+            f"replace(regexp_replace(encode({column}, 'hex'), '(..)', '\\1 ', 'g'), '00 ', 'e29080 '), 'hex') END, "
             "'UTF8')",
         )
     return view

@@ -1,62 +1,108 @@
-"""Appending: what only the one writer of a record needs."""
+"""Appending: what only a writer of a record needs."""
 
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, select
 
-from grpo_audit.errors import StorageError
+from grpo_audit.errors import ConfigError, StorageError
 from grpo_audit.ledger import keys
-from grpo_audit.ledger.batch import Batch, Tip, build
+from grpo_audit.ledger.batch import Batch, RefusedError, Tip, build
 from grpo_audit.ledger.event import NO_EVENT, NewEvent
-from grpo_audit.ledger.memory import Memory, recall
+from grpo_audit.ledger.memory import Memory, RememberedHead
 from grpo_audit.ledger.merkle import Frontier
-from grpo_audit.ledger.notes import Checkpoint, NoteError, Signer, open_note
+from grpo_audit.ledger.notes import Checkpoint, NoteError, Signer, VerifierKey, open_note
 from grpo_audit.ledger.runs import RunHistory, load_history
 from grpo_audit.ledger.storage_errors import DamagedRecordError, damaged
 from grpo_audit.ledger.store import Store
-from grpo_audit.ledger.tables import CheckpointRow
-from grpo_audit.ledger.tip import origin_of, read_tip
+from grpo_audit.ledger.tables import CheckpointRow, EventRow
+from grpo_audit.ledger.tip import keys_in_force, origin_of, read_tip
 from grpo_audit.record.events import ProjectCreated
+
+
+def utc_now() -> str:
+    """The time as the record writes it: UTC, RFC 3339, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class Outside:
+    """All that the bytes of a record depend on besides its events and its key."""
+
+    now: Callable[[], str] = utc_now
+    random: Callable[[int], bytes] = os.urandom
+    """Gives that many bytes: the project's id, and salts."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one transaction is to do, decided when it is this writer's turn."""
+
+    compose: Callable[[Connection, int], Sequence[NewEvent]]
+    """The events, given the number of the first. Raises ConfigError or RefusedError when there is nothing to do."""
+    beside: Callable[[Connection], None] | None = None
+    """What else to change in the same transaction."""
+    next_key: Signer | None = None
+    """Signs the head too, and alone from then on."""
 
 
 class Writer:
     """Signs, commits and remembers; made anew for each opening."""
 
-    def __init__(self, created: ProjectCreated, signer: Signer, record: str) -> None:
-        if str(signer.verifier) != created.public_key:
-            raise StorageError(
-                f"{record} is signed by another key",
-                found=f"your key {signer.verifier.key_id.hex()}",
-                expected=f"the key {created.public_key}",
-                next_step="Use the machine or the GRPO_AUDIT_HOME that made it, or start a new record",
-            )
-        self._created = created
-        self._signer = signer
+    def __init__(self, created: ProjectCreated, own: Sequence[keys.SigningKey], record: str, outside: Outside) -> None:
+        self._origin = origin_of(created.project_id)
+        self._own = [key.signer(self._origin) for key in own]
         self._record = record
+        self._outside = outside
+        self._signer: Signer | None = None
+        self._project_id = created.project_id
         self._memory = Memory(created.project_id)
         self._memory_error: StorageError | None = None
         self._process = os.getpid()
         self.is_poisoned = False
 
+    @property
+    def verifier(self) -> VerifierKey:
+        """The key in force, as far as this writer knows."""
+        assert self._signer is not None, "read_tip comes first"
+        return self._signer.verifier
+
     def read_tip(self, connection: Connection) -> Tip:
-        """Where the log ends, checked against its newest signature."""
+        """Where the log ends, checked against its newest signature, by the key in force.
+
+        Raises StorageError when that key is none of this user's.
+        """
+        self._signer = self._choose(keys_in_force(connection, self._record)[-1].key)
         tip, note = read_tip(connection, self._record)
         try:
-            text = open_note(note, self._signer.verifier)
+            text = open_note(note, self.verifier)
         except NoteError as error:
             raise damaged(self._record, str(error)) from error
-        if text != Checkpoint(self._signer.verifier.name, tip.head.size, tip.head.root).text():
+        if text != Checkpoint(self._origin, tip.head.size, tip.head.root).text():
             raise damaged(self._record, "the newest checkpoint signs another head")
         return tip
 
-    def check_memory(self, connection: Connection, tip: Tip) -> None:
-        """Refuse to go on with a record that lost events this machine has seen. Raises StorageError."""
-        remembered = recall(self._created.project_id)
+    def _choose(self, wanted: VerifierKey) -> Signer:
+        for signer in self._own:
+            if signer.verifier == wanted:
+                return signer
+        mine = ", ".join(signer.verifier.key_id.hex() for signer in self._own)
+        raise StorageError(
+            f"{self._record} is signed by another key",
+            found=f"your {'keys' if len(self._own) > 1 else 'key'} {mine}",
+            expected=f"the key {wanted}",
+            next_step="Use the machine or the GRPO_AUDIT_HOME that made it, or start a new record",
+        )
+
+    def check_memory(self, connection: Connection, tip: Tip, remembered: RememberedHead | None) -> None:
+        """Refuse to go on with a record that lost events this machine has seen. Raises StorageError.
+
+        ``remembered`` was recalled before the connection saw the record: what others append meanwhile is no loss.
+        """
         if remembered is not None:
             root = connection.execute(
                 select(CheckpointRow.root).where(CheckpointRow.size == remembered.head.size)
@@ -71,7 +117,7 @@ class Writer:
         # written now, so that a folder that cannot be written shows before the first event, not after it
         self._memory.update(tip.head, read_tip(connection, self._record)[1])
 
-    def append(self, store: Store, tip: Tip, events: Sequence[NewEvent]) -> Tip:
+    def append(self, store: Store, tip: Tip, order: Order) -> Tip:
         """One transaction; the tip after it. Raises StorageError."""
         if os.getpid() != self._process:
             raise StorageError(
@@ -79,32 +125,63 @@ class Writer:
                 found=f"a write by its child {os.getpid()}",
                 expected="one writer",
             )
-        batch = self._build(store, tip, events)
         try:
             with store.transaction() as connection:
+                if store.is_shared:
+                    tip = self._catch_up(connection, tip)
+                batch = self._build(connection, tip, order)
                 batch.write(connection)
+                if order.beside is not None:
+                    order.beside(connection)
+        except (RefusedError, ConfigError):
+            raise  # before anything was written
         except BaseException:
             self.is_poisoned = True
             raise
+        if order.next_key is not None:
+            self._own.insert(0, order.next_key)
+            self._signer = order.next_key
         try:
             self._memory.update(batch.tip.head, batch.note)
         except StorageError as error:
             self._memory_error = error  # the batch is durable: raising here would say that it is not
         return batch.tip
 
-    def _build(self, store: Store, tip: Tip, events: Sequence[NewEvent]) -> Batch:
+    def _build(self, connection: Connection, tip: Tip, order: Order) -> Batch:
         def history_of(run_id: str) -> RunHistory:
-            with store.connect() as connection:
-                return load_history(connection, run_id)
+            return load_history(connection, run_id)
 
+        assert self._signer is not None, "read_tip comes first"
         return build(
-            events,
+            order.compose(connection, tip.frontier.size),
             tip,
-            time=utc_now(),
-            origin=self._signer.verifier.name,
-            signer=self._signer,
+            time=self._outside.now(),
+            origin=self._origin,
+            signers=[self._signer, *([order.next_key] if order.next_key else [])],
             history_of=history_of,
+            random=self._outside.random,
         )
+
+    def _catch_up(self, connection: Connection, tip: Tip) -> Tip:
+        """The tip after what others appended, which must go on from ours. Raises DamagedRecordError."""
+        newest = connection.execute(
+            select(CheckpointRow.size, CheckpointRow.root).order_by(CheckpointRow.size.desc()).limit(1)
+        ).first()
+        if newest is not None and (newest.size, newest.root) == (tip.head.size, tip.head.root):
+            return tip
+        found = self.read_tip(connection)
+        frontier = tip.frontier.copy()
+        new = connection.execute(
+            select(EventRow.run_id, EventRow.leaf_hash).where(EventRow.seq >= frontier.size).order_by(EventRow.seq)
+        )
+        touched: set[str | None] = set()
+        for run_id, leaf_hash in new:
+            frontier.append(leaf_hash)
+            touched.add(run_id)
+        if (frontier.size, frontier.root()) != (found.head.size, found.head.root):
+            raise damaged(self._record, f"its newest head does not go on from the {tip.head.size} events seen before")
+        found.histories = {run: history for run, history in tip.histories.items() if run not in touched}
+        return found
 
     def recover(self, store: Store) -> Tip:
         """After an error nothing in memory is believed: new connections, and the head as it is on disk."""
@@ -121,24 +198,18 @@ class Writer:
             raise self._memory_error
 
 
-def create_project(store: Store, key: keys.SigningKey, name: str) -> None:
+def create_project(connection: Connection, *, key: keys.SigningKey, name: str, outside: Outside) -> None:
     """The first event. The key is pinned before, so that no record of ours ever lacks its pin."""
-    project_id = secrets.token_hex(16)
+    project_id = outside.random(16).hex()
     signer = key.signer(origin_of(project_id))
     keys.pin(project_id, signer.verifier)
     created = ProjectCreated(project_id=project_id, name=name, public_key=str(signer.verifier))
-    batch = build(
+    build(
         [NewEvent(created, None)],
         Tip(Frontier(), NO_EVENT),
-        time=utc_now(),
+        time=outside.now(),
         origin=signer.verifier.name,
-        signer=signer,
+        signers=[signer],
         history_of=RunHistory,
-    )
-    with store.transaction() as connection:
-        batch.write(connection)
-
-
-def utc_now() -> str:
-    """The time as the record writes it: UTC, RFC 3339, microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        random=outside.random,
+    ).write(connection)

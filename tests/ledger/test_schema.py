@@ -12,7 +12,7 @@ from sqlalchemy import Connection, create_engine
 from grpo_audit.errors import StorageError
 from grpo_audit.ledger import schema, schema_doc
 from grpo_audit.ledger.projections import PROJECTED
-from grpo_audit.ledger.tables import SCHEMA_VERSION, Base, CheckpointRow, ContentRow, EventRow
+from grpo_audit.ledger.tables import SCHEMA_VERSION, Base, CheckpointRow, ContentRow, EventRow, WitnessRow
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -39,7 +39,7 @@ def test_the_newest_migration_is_the_schema_version() -> None:
 
 def test_every_table_is_either_the_record_or_a_projection() -> None:
     """No table escapes verification."""
-    covered = {table.__tablename__ for table in (*PROJECTED, EventRow, ContentRow, CheckpointRow)}
+    covered = {table.__tablename__ for table in (*PROJECTED, EventRow, ContentRow, CheckpointRow, WitnessRow)}
     assert covered == set(Base.metadata.tables)
 
 
@@ -83,7 +83,7 @@ def test_the_database_of_another_program_is_refused() -> None:
 
 def test_a_newer_version_is_refused() -> None:
     """The message says both versions and what to do."""
-    with pytest.raises(StorageError, match=r"schema version 99, but this version understands at most 1\. Upgrade"):
+    with pytest.raises(StorageError, match=rf"version 99, but this version understands at most {SCHEMA_VERSION}\. Upgrade"):
         schema.check_version(99)
 
 

@@ -17,12 +17,13 @@ import pytest
 from grpo_audit.errors import ExitCode, StorageError
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.ledger.store import sqlite_path
+from grpo_audit.ledger.tables import SCHEMA_VERSION
 from grpo_audit.record.events import Annotation
 
 
 def note(size: int = 1) -> NewEvent:
     """Any event, with content of a size."""
-    return NewEvent(Annotation(author="a", field="f", value="v", reason="r"), None, {"text": bytes(size)})
+    return NewEvent(Annotation(author="a", field="f", value="v", reason="r"), None, {"text": os.urandom(size)})
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_newer_record_is_refused(record: Path) -> None:
     with sqlite3.connect(record) as database:
         database.execute("UPDATE alembic_version SET version_num = '0099'")
     for mode in ("read", "write", "create"):
-        with pytest.raises(StorageError, match=r"schema version 99, .* at most 1\. Upgrade grpo-audit"):
+        with pytest.raises(StorageError, match=rf"schema version 99, .* at most {SCHEMA_VERSION}\. Upgrade grpo-audit"):
             Project.open(record, mode=mode)  # type: ignore[arg-type]
 
 

@@ -117,8 +117,7 @@ def _step() -> None:
 
 def _postgresql() -> None:
     """Text is ordered by code point and whole numbers have 64 bits, as in SQLite; a NUL in a text breaks no view."""
-    for name in ("run_overview", "eval_text"):
-        op.execute(f"DROP VIEW {name}")
+    op.execute("DROP VIEW run_overview")
     columns = op.get_bind().execute(
         sa.text(
             "SELECT table_name, column_name, data_type FROM information_schema.columns "
@@ -131,7 +130,7 @@ def _postgresql() -> None:
         changes.setdefault(table, []).append(f"ALTER COLUMN {column} TYPE {wanted}")
     for table, parts in changes.items():
         op.execute(f"ALTER TABLE {table} {', '.join(parts)}")
-    for view in (*VIEWS, *(view for view in OLDER_VIEWS if "VIEW run_overview" in view or "VIEW eval_text" in view)):
+    for view in (OLDER_VIEWS[0], *VIEWS):
         op.execute(_for_postgresql(view))
 
 
@@ -140,8 +139,8 @@ def _for_postgresql(view: str) -> str:
     for column in ("prompt.data", "completion.data", "response.data"):
         view = view.replace(
             f"CAST({column} AS TEXT)",
-            f"convert_from(CASE WHEN position('\\x00'\\:\\:bytea IN {column}) = 0 THEN {column} ELSE "
-            f"decode(replace(regexp_replace(encode({column}, 'hex'), '(..)', '\\1 ', 'g'), '00 ', 'e29080 '), 'hex') END, "
+            f"convert_from(CASE WHEN position(CAST('\\x00' AS bytea) IN {column}) = 0 THEN {column} ELSE decode("
+            f"replace(regexp_replace(encode({column}, 'hex'), '(..)', '\\1 ', 'g'), '00 ', 'e29080 '), 'hex') END, "
             "'UTF8')",
         )
     return view
