@@ -1,0 +1,78 @@
+"""Which files beside the record go into a bundle."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from grpo_audit.errors import ConfigError
+from grpo_audit.verify.course import RunCourse
+from grpo_audit.verify.manifest import WithheldFile
+
+RENDERED = ("MODEL_CARD.md", "report.html")
+"""Made from the record, so no event states their digest."""
+
+
+def run_files(course: RunCourse, folder: Path, *, with_weights: bool) -> tuple[dict[str, Path], list[WithheldFile]]:
+    """Files of the run folder by their path in it, and what the record names but the bundle will lack.
+
+    Snapshots are for replay on the machine that has them; they are never bundled.
+    """
+    files: dict[str, Path] = {}
+    withheld: dict[str, WithheldFile] = {}
+    for _, artifact in course.artifacts:
+        if artifact.location is not None:
+            _take(folder, artifact.location, files, withheld)
+    for _, saved in course.saved:
+        for place in (saved.location, saved.adapter_location):
+            if place is not None and not with_weights:
+                withheld[place] = WithheldFile(name=place, why="not asked for")
+        if with_weights:
+            for file in saved.model.files:
+                _take(folder, f"{saved.location}/{file.name}", files, withheld)
+            if saved.adapter_location is not None:
+                _take_folder(folder, saved.adapter_location, files, withheld)
+    for _, snapshot in course.snapshots:
+        withheld[snapshot.location] = WithheldFile(name=snapshot.location, why="not asked for")
+    for name in RENDERED:
+        if _inside(folder, name) is not None:
+            files[name] = folder / name
+    return files, [withheld[name] for name in sorted(withheld)]
+
+
+def export_files(folder: Path, *, but: Path) -> dict[str, Path]:
+    """Every regular file under a folder, by its path in it; ``but`` is the bundle itself. Raises ConfigError."""
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}", next_step="Make it with grpo-audit export, or leave it out")
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ConfigError(f"{path} is no regular file", expected="files and folders only, no links")
+        if stat.S_ISREG(mode) and path.resolve() != but.resolve():
+            found[path.relative_to(folder).as_posix()] = path
+    return found
+
+
+def _take(folder: Path, name: str, files: dict[str, Path], withheld: dict[str, WithheldFile]) -> None:
+    path = _inside(folder, name)
+    if path is None:
+        withheld[name] = WithheldFile(name=name, why="absent")
+    else:
+        files[name] = path
+
+
+def _take_folder(folder: Path, name: str, files: dict[str, Path], withheld: dict[str, WithheldFile]) -> None:
+    place = folder / name
+    if not place.is_dir() or not place.resolve().is_relative_to(folder.resolve()):
+        withheld[name] = WithheldFile(name=name, why="absent")
+        return
+    for path in sorted(place.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            _take(folder, f"{name}/{path.name}", files, withheld)
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file of that name, if it is one and does not lead out of the folder."""
+    path = folder / name
+    return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
