@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,9 +83,10 @@ class Ended:
     stopped: str = ""
 
 
-def run(program: str, stdin: bytes, limits: Limits) -> Ended:
+def run(program: str, stdin: bytes, limits: Limits, *, folders: Mapping[str, str] | None = None) -> Ended:
     """Run Python source (the interpreter's standard library only) in a fresh sandbox with these bytes on its input.
 
+    ``folders`` are shown read-only: place inside to folder outside (``strict`` only; there every other path is hidden).
     ``output`` is its standard output; its standard error is thrown away. Raises SandboxError when the sandbox could not
     be made. Never raises, hangs or prints because of the program.
     """
@@ -92,6 +94,7 @@ def run(program: str, stdin: bytes, limits: Limits) -> Ended:
     settings = asdict(limits) | {
         "cpu_s": max(1, int(limits.seconds + 0.999)),
         "number": next(_numbers),
+        "folders": dict(folders or {}),
         "show": [] if sys.base_prefix.startswith("/usr") else [sys.base_prefix],
     }
     settings["show"] += [] if python.startswith(("/usr/", f"{sys.base_prefix}/")) else [python]

@@ -87,9 +87,9 @@ def _new_root(limits: dict[str, Any]) -> None:
     _mount("none", "/", None, _RECURSIVE | _PRIVATE)
     shown = [*_SYSTEM, *_DEVICES, *limits["show"]]
     links = {path: str(Path(path).readlink()) for path in shown if Path(path).is_symlink()}
-    named = [path for path in shown if path not in links and Path(path).exists()]
-    sources = [os.open(path, os.O_PATH) for path in named]  # found before the new root is laid over a folder
-    kinds = [Path(path).is_dir() for path in named]
+    named = {path: path for path in shown if path not in links and Path(path).exists()} | limits["folders"]
+    sources = [os.open(path, os.O_PATH) for path in named.values()]  # found before the new root is laid over a folder
+    kinds = [Path(path).is_dir() for path in named.values()]
     _mount("tmpfs", _ROOT, "tmpfs", _NO_SUID | _NO_DEV, "size=1m,nr_inodes=2000,mode=755")
     for source, path, folder in zip(sources, named, kinds, strict=True):
         target = Path(_ROOT + path)
