@@ -11,7 +11,22 @@ from typing import Annotated
 import typer
 
 import grpo_audit
-from grpo_audit.cli import abandon, compare, erase, evaluate, init, lint, log, replay, report, run, runs, verify
+from grpo_audit.cli import (
+    abandon,
+    bundle,
+    compare,
+    erase,
+    evaluate,
+    export,
+    init,
+    lint,
+    log,
+    replay,
+    report,
+    run,
+    runs,
+    verify,
+)
 from grpo_audit.errors import ExitCode, GrpoAuditError, StorageError
 
 app = typer.Typer(
@@ -37,6 +52,8 @@ app.command("show")(runs.show)
 app.command("log")(log.log)
 app.command("abandon")(abandon.abandon)
 app.command("erase")(erase.erase)
+app.command("export")(export.export)
+app.command("bundle")(bundle.bundle)
 app.command("init")(init.init)
 
 

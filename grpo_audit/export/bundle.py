@@ -35,7 +35,7 @@ from grpo_audit.verify.manifest import (
 )
 
 Progress = Callable[[str, int, int], None]
-"""Called with ``measure`` or ``write``, bytes done, and bytes in all as far as they are known."""
+"""Called with ``measure`` and members done and in all, then with ``write`` and MiB done and in all."""
 _Members = dict[str, Callable[[], Iterator[bytes]]]
 """Name to what makes the bytes, as often as it is called."""
 _CHUNK = 1 << 20
@@ -93,7 +93,7 @@ def write_bundle(
     try:
         with store.connect() as connection, storage_errors(f"Cannot read the files of run {run_id}"):
             log = BundledLog(connection, store.name, run_id, without_text=options.without_text)
-            files, withheld = run_files(log.course, folder, with_weights=options.with_weights)
+            files, withheld = run_files(log.named_files, folder, with_weights=options.with_weights)
             members: _Members = dict(log.members())
             members |= {FILES + name: partial(_file_pieces, path) for name, path in files.items()}
             if options.exports is not None:
@@ -103,6 +103,9 @@ def write_bundle(
                 raise ConfigError(f"{len(members)} files are too many for a bundle", expected=f"below {MAX_MEMBERS}")
             _check_names(members)
             measured = _measure(members, report)
+            log.named_files.check(
+                {name.removeprefix(FILES): f"sha256:{item.claim.sha256}" for name, item in measured.items()}
+            )
             manifest = _manifest(log, run_id, measured, withheld)
             with storage_errors(f"Cannot write {target}"):
                 return _write(target, manifest, measured, report)
@@ -119,16 +122,16 @@ def _check_names(members: _Members) -> None:
 
 def _measure(members: _Members, report: Progress) -> dict[str, _Measured]:
     """Size, digest and checksum of every member, in the order of the archive."""
-    measured, done = {}, 0
+    measured: dict[str, _Measured] = {}
     for name in sorted(members, key=str.encode):
+        report("measure", len(measured), len(members))
         size, crc, sha256 = 0, 0, hashlib.sha256()
         for piece in members[name]():
             size, crc = size + len(piece), zlib.crc32(piece, crc)
             sha256.update(piece)
-            report("measure", done + size, 0)
-        done += size
         claim = MemberClaim(name=name, size=size, sha256=sha256.hexdigest())
         measured[name] = _Measured(members[name], claim, crc)
+    report("measure", len(measured), len(members))
     return measured
 
 
@@ -138,7 +141,6 @@ def _manifest(
     measured: dict[str, _Measured],
     withheld: list[WithheldFile],
 ) -> Manifest:
-    log.check_files({name: member.claim.sha256 for name, member in measured.items()})
     left_out = Withheld(events=log.num_withheld, contents=log.withheld_contents, files=withheld)
     return Manifest(
         format=FORMAT_VERSION,
@@ -176,13 +178,16 @@ class _Out:
     def __init__(self, file: BinaryIO, total: int, report: Progress) -> None:
         self._file, self._total, self._report = file, total, report
         self.written = 0
+        self._reported = 0
         self.sha256 = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
         self.sha256.update(data)
         self.written += len(data)
-        self._report("write", min(self.written, self._total), self._total)
+        if self.written - self._reported >= _CHUNK or self.written >= self._total:
+            self._reported = self.written
+            self._report("write", -(-min(self.written, self._total) // _CHUNK), -(-self._total // _CHUNK))
 
 
 def _write_archive(out: _Out, measured: list[_Measured]) -> None:

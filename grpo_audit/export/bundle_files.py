@@ -3,27 +3,66 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_audit.errors import ConfigError
-from grpo_audit.verify.course import RunCourse
+from grpo_audit.ledger.storage_errors import DamagedRecordError
+from grpo_audit.record.events import Artifact, ModelSaved, Payload, Snapshot
 from grpo_audit.verify.manifest import WithheldFile
 
 RENDERED = ("MODEL_CARD.md", "report.html")
 """Made from the record, so no event states their digest."""
 
 
-def run_files(course: RunCourse, folder: Path, *, with_weights: bool) -> tuple[dict[str, Path], list[WithheldFile]]:
+@dataclass
+class RunFiles:
+    """The files that the events of a run name."""
+
+    artifacts: list[Artifact] = field(default_factory=list)
+    saved: list[ModelSaved] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+    def follow(self, payload: Payload) -> None:
+        """Take an event of the run into account."""
+        match payload:
+            case Artifact():
+                self.artifacts.append(payload)
+            case ModelSaved():
+                self.saved.append(payload)
+            case Snapshot():
+                self.snapshots.append(payload)
+            case _:
+                pass
+
+    def check(self, digests: Mapping[str, str]) -> None:
+        """Compare files, path to ``sha256:`` digest, with what the events state. Raises DamagedRecordError."""
+        stated = [(item.location, item.digest) for item in self.artifacts if item.location]
+        for saved in self.saved:
+            stated += [(f"{saved.location}/{file.name}", file.digest) for file in saved.model.files]
+        for location, digest in stated:
+            found = digests.get(location, digest)
+            if found != digest:
+                raise DamagedRecordError(
+                    f"{location} in the run folder is not the file that was recorded",
+                    found=found[:23],
+                    expected=digest[:23],
+                    next_step="Put the recorded file back, or move this one away: the bundle says that it is absent",
+                )
+
+
+def run_files(named: RunFiles, folder: Path, *, with_weights: bool) -> tuple[dict[str, Path], list[WithheldFile]]:
     """Files of the run folder by their path in it, and what the record names but the bundle will lack.
 
     Snapshots are for replay on the machine that has them; they are never bundled.
     """
     files: dict[str, Path] = {}
     withheld: dict[str, WithheldFile] = {}
-    for _, artifact in course.artifacts:
+    for artifact in named.artifacts:
         if artifact.location is not None:
             _take(folder, artifact.location, files, withheld)
-    for _, saved in course.saved:
+    for saved in named.saved:
         for place in (saved.location, saved.adapter_location):
             if place is not None and not with_weights:
                 withheld[place] = WithheldFile(name=place, why="not asked for")
@@ -32,7 +71,7 @@ def run_files(course: RunCourse, folder: Path, *, with_weights: bool) -> tuple[d
                 _take(folder, f"{saved.location}/{file.name}", files, withheld)
             if saved.adapter_location is not None:
                 _take_folder(folder, saved.adapter_location, files, withheld)
-    for _, snapshot in course.snapshots:
+    for snapshot in named.snapshots:
         withheld[snapshot.location] = WithheldFile(name=snapshot.location, why="not asked for")
     for name in RENDERED:
         if _inside(folder, name) is not None:

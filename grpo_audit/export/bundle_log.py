@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from grpo_audit.export.bundle_files import RunFiles
 from grpo_audit.ledger import canonical
 from grpo_audit.ledger.event import BodyError, Event, parse
 from grpo_audit.ledger.merkle import Frontier, leaf_hash
@@ -18,9 +19,7 @@ from grpo_audit.ledger.tip import read_created
 from grpo_audit.record.events import EventKind
 from grpo_audit.verify import manifest as layout
 from grpo_audit.verify.bundle import is_text
-from grpo_audit.verify.course import Courses, RunCourse
 from grpo_audit.verify.source import DatabaseSource, StoredContent
-from grpo_audit.verify.verdict import Tally
 
 OF_EVERY_RUN = frozenset(
     {
@@ -56,7 +55,8 @@ class BundledLog:
         self.created = read_created(connection, record)
         self.num_events = self._newest_size()
         self.num_withheld = 0
-        self.course = self._read_through()
+        self.named_files = RunFiles()
+        self._read_through()
 
     def members(self) -> dict[str, Callable[[], Iterator[bytes]]]:
         """Name to what makes its bytes, as often as it is called."""
@@ -67,21 +67,6 @@ class BundledLog:
             layout.LEAVES: self._leaves,
             layout.WITNESS: self._witness,
         }
-
-    def check_files(self, sha256: dict[str, str]) -> None:
-        """Compare files, by member name, with the digests the run's events state. Raises DamagedRecordError."""
-        stated = [(item.location, item.digest) for _, item in self.course.artifacts if item.location]
-        for _, saved in self.course.saved:
-            stated += [(f"{saved.location}/{file.name}", file.digest) for file in saved.model.files]
-        for location, digest in stated:
-            found = sha256.get(layout.FILES + location)
-            if found is not None and f"sha256:{found}" != digest:
-                raise DamagedRecordError(
-                    f"{location} in the run folder is not the file that was recorded",
-                    found=f"sha256:{found[:16]}",
-                    expected=digest[:23],
-                    next_step="Put the recorded file back, or move this one away: the bundle says that it is absent",
-                )
 
     def _newest_size(self) -> int:
         newest: object = None
@@ -94,10 +79,10 @@ class BundledLog:
     def _is_disclosed(self, run_id: str | None, kind: str) -> bool:
         return run_id is None or run_id == self._run_id or kind in OF_EVERY_RUN
 
-    def _read_through(self) -> RunCourse:
+    def _read_through(self) -> None:
         """Recompute the tree, count what is withheld, and collect what the run says of its files."""
         tree = Frontier()
-        courses = Courses(*(Tally(number, "", "") for number in range(3)))
+        has_run = False
         for row in self._source.events(0, self.num_events):
             body = row.body
             if row.seq != tree.size or not isinstance(body, bytes) or row.leaf_hash != leaf_hash(body):
@@ -109,13 +94,13 @@ class BundledLog:
             if not self._is_disclosed(event.run_id, event.kind):
                 self.num_withheld += 1
             elif event.run_id == self._run_id:
-                courses.follow(event)
+                has_run = True
+                self.named_files.follow(event.payload)
         newest = list(self._source.checkpoints(self.num_events - 1, self.num_events))
         if tree.size != self.num_events or not newest or newest[0].root != tree.root():
             raise damaged(self._source.name, "the newest checkpoint is not that of the events")
-        if self._run_id not in courses.runs:
+        if not has_run:
             raise damaged(self._source.name, f"run {self._run_id} has no events")
-        return courses.runs[self._run_id]
 
     def _parse(self, seq: int, body: bytes) -> Event:
         try:
