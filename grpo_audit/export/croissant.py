@@ -93,9 +93,10 @@ def file_name(prompts: PromptSetIdentity) -> str | None:
 
 
 def _description(facts: ExportFacts, prompts: PromptSetIdentity) -> str:
+    described = (prompts.description or "The recipe describes this prompt set no further").rstrip(".")
     parts = [
-        facts.mark,
-        prompts.description or "The recipe describes this prompt set no further.",
+        f"{facts.mark}." if facts.is_draft else "",
+        f"{described}.",
         f"{prompts.rows} rows, {prompts.duplicates} of them with a prompt that occurs earlier; SHA-256 over the rows "
         f"{prompts.digest}. As registered by run {facts.run_id} before its first step (event {facts.registered.seq} of "
         f"record {facts.project_id}).",

@@ -2,7 +2,7 @@
 
 What is signed is PAE(type, payload) = ``DSSEv1 LEN(type) type LEN(payload) payload``. Signatures are ECDSA P-256 over
 SHA-256 with the deterministic nonce of RFC 6979, so that the same statement gives the same bytes; an Ed25519 signature
-of the log's key may stand beside. ``keyid`` is the SHA-256 of the public key (SubjectPublicKeyInfo, DER), and a hint only.
+of the log's key may stand beside. ``keyid`` is the SHA-256 of the public key (SubjectPublicKeyInfo, DER): a hint only.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def opened_object(found: object, key: PublicKey) -> Any:
     if not isinstance(found, dict) or not isinstance(found.get("signatures"), list):
         raise EnvelopeError("it is no DSSE envelope")
     if found.get("payloadType") != PAYLOAD_TYPE:
-        raise EnvelopeError(f"its payload is no in-toto statement but {str(found.get('payloadType')):.60}")
+        raise EnvelopeError(f"its payload is no in-toto statement but {found.get('payloadType')!s:.60}")
     payload = _bytes(found.get("payload"))
     signatures = [_bytes(item.get("sig")) for item in found["signatures"] if isinstance(item, dict)]
     if not any(_is_by(key, signature, pae(payload)) for signature in signatures):
@@ -163,10 +163,7 @@ def read_public_key(path: Path) -> PublicKey:
         raise ConfigError(f"Cannot read the key {path}", found=error.strerror or str(error)) from error
     key: object = None
     try:
-        if b"PRIVATE KEY" in data:
-            key = load_pem_private_key(data, password=None)
-        else:
-            key = load_pem_public_key(data)
+        key = load_pem_private_key(data, password=None) if b"PRIVATE KEY" in data else load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if isinstance(key, ec.EllipticCurvePrivateKey | Ed25519PrivateKey):

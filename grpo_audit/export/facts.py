@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from grpo_audit.catalogue.reader import Entry, RunReader
 from grpo_audit.errors import VerificationError
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.events import Comparison, EvalTask, ModelSaved, PhaseFinished, RunRegistered
@@ -16,7 +17,6 @@ from grpo_audit.report.evidence import Evidence, Fact, Source, derived
 from grpo_audit.report.governance import value_of
 from grpo_audit.report.model import ReportData, Standing, Statement
 from grpo_audit.report.numbers import whole
-from grpo_audit.report.reader import Entry, RunReader
 from grpo_audit.verify.verdict import VerifyReport
 
 NOT_SHOWN = (

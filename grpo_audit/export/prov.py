@@ -8,6 +8,7 @@ from typing import Any
 from grpo_audit.export.facts import ExportFacts, prompt_source, sha256
 from grpo_audit.record.events import Phase
 from grpo_audit.report.card import base_model
+from grpo_audit.report.model import ReleaseRow
 
 NAMESPACE = "urn:grpo-audit:prov:"
 _ACTIVITIES: tuple[tuple[Phase, str, str], ...] = (
@@ -29,7 +30,7 @@ def prov(facts: ExportFacts) -> dict[str, Any]:
         graph.relation("used", {"prov:activity": "training", "prov:entity": reward}, role="reward source")
     _evaluations(graph, facts, base)
     _trained(graph, facts, base)
-    return graph.document(facts)
+    return graph.document()
 
 
 class _Graph:
@@ -57,9 +58,9 @@ class _Graph:
         """Whether there is such a record."""
         return f"grpo:{name}" in self._records.get(kind, {})
 
-    def document(self, facts: ExportFacts) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """As PROV-JSON."""
-        return {"prefix": {"grpo": NAMESPACE, "run": f"urn:grpo-audit:project:{facts.project_id}:"}, **self._records}
+        return {"prefix": {"grpo": NAMESPACE}, **self._records}
 
 
 def _agents(graph: _Graph, facts: ExportFacts) -> None:
@@ -167,7 +168,7 @@ def _evaluations(graph: _Graph, facts: ExportFacts, base: str) -> None:
         graph.relation("wasDerivedFrom", {"prov:generatedEntity": results, "prov:usedEntity": weights})
 
 
-def _figure(row: Any, phase: str) -> str:
+def _figure(row: ReleaseRow, phase: str) -> str:
     value = row.pre if phase == "before" else row.post
     return f"{row.task}: {row.metric} = {value!r}"
 
@@ -176,6 +177,8 @@ def _trained(graph: _Graph, facts: ExportFacts, base: str) -> None:
     if facts.trained is None or facts.saved is None:
         return
     name = f"weights-{sha256(facts.trained.weights_digest)}"
+    if name == base:
+        return  # training changed nothing: the same bits are the same entity
     graph.add(
         "entity",
         name,

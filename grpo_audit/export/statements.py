@@ -16,8 +16,8 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 EVALUATION = "urn:grpo-audit:predicate:evaluation-result:v1"
-"""Our own: the proposal of an ``eval-result`` predicate (in-toto/attestation, pull request 575) is open. docs/exports.md
-says what each field means, and how it maps to the proposal."""
+"""Our own: the proposal of an ``eval-result`` predicate (in-toto/attestation, pull request 575) is open.
+docs/exports.md says what each field means, and how it maps to the proposal."""
 FILES = "urn:grpo-audit:predicate:exported-files:v1"
 """Our own: the files of the export, by digest."""
 BUILD_TYPE = "urn:grpo-audit:build:grpo-training:v1"

@@ -74,7 +74,7 @@ def render(data: ReportData, folder: Path) -> ReportPaths:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
-            _write(path, text.encode("utf-8"))
+            write_file(path, text.encode("utf-8"))
     except OSError as error:
         raise StorageError(
             f"Cannot write the report into {folder}",
@@ -228,7 +228,7 @@ def _groups(rows: tuple[CoverageRow, ...]) -> list[list[CoverageRow]]:
     return [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.group)]
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """A temporary file beside it, flushed to disk, then renamed over it. Raises OSError."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
