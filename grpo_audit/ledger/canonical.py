@@ -114,9 +114,7 @@ def _plain(value: Any, depth: int, text_of: Callable[[float], str]) -> Any:
     if kind is float:
         return text_of(value)
     if kind is int:
-        if -MAX_INTEGER < value < MAX_INTEGER:
-            return value
-        raise CanonicalError("an integer of 2**53 or more must be a string")
+        return _checked(value)
     if kind is dict:
         return _plain_dict(value, depth, text_of)
     if kind is list or kind is tuple:
@@ -130,12 +128,21 @@ def _plain_dict(value: dict[Any, Any], depth: int, text_of: Callable[[float], st
     result = {}
     for key, item in value.items():
         kind = type(item)
-        if kind is float:  # the most frequent kinds are spared the call
+        if kind is float:  # the most frequent kinds are spared a call
             item = text_of(item)
+        elif kind is int:
+            if not -MAX_INTEGER < item < MAX_INTEGER:
+                _checked(item)
         elif kind not in _AS_IT_IS:
             item = _plain(item, depth + 1, text_of)
         result[key if type(key) is str else _key(key)] = item
     return result
+
+
+def _checked(value: int) -> int:
+    if -MAX_INTEGER < value < MAX_INTEGER:
+        return value
+    raise CanonicalError("an integer of 2**53 or more must be a string")
 
 
 _AS_IT_IS = frozenset({str, bool, type(None)})

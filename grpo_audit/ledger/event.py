@@ -73,8 +73,7 @@ def encode(new: NewEvent, *, seq: int, time: str, previous: bytes, content: Mapp
     body = canonical.dumps_plain(
         {
             "content": dict(content),
-            # mode "python": the JSON mode would turn a NaN in an untyped field into null
-            "data": canonical.plain(new.payload.model_dump()),
+            "data": canonical.plain(new.payload.plain()),
             "kind": new.payload.kind,
             "prev": previous.hex(),
             "run": new.run_id,

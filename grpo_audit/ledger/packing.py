@@ -20,7 +20,7 @@ TEXTS: Final = frozenset({"prompt", "completion", "response", "text", "fields"})
 """Content that a person may want to read in the database."""
 TEXT_ABOVE: Final = 4096
 """Bytes from which a text is compressed."""
-ARRAY_ABOVE: Final = 512
+ARRAY_ABOVE: Final = 1024
 """Bytes from which anything else is; below it the time costs more than the space."""
 MAX_CONTENT: Final = 1 << 30
 """Bytes that one piece of content may unpack to."""

@@ -69,6 +69,12 @@ class Payload(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     kind: ClassVar[EventKind]
+    flat: ClassVar[bool] = False
+    """Whether no field holds a model: its values are then the fields as they are, and need not be dumped."""
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as dictionaries, lists and values. Not to be changed by the caller."""
+        return self.__dict__ if self.flat else self.model_dump()
 
 
 class ProjectCreated(Payload):
@@ -150,6 +156,7 @@ class EvalSample(Payload):
     """One document, one answer. Content: ``prompt``, ``response`` (raw, trace included)."""
 
     kind: ClassVar[EventKind] = EventKind.EVAL_SAMPLE
+    flat: ClassVar[bool] = True
     phase: Phase
     task: str
     doc_id: str
@@ -187,6 +194,7 @@ class Group(Payload):
     row of the prompt set as canonical JSON: ``columns``, ``id``, ``prompt``; what the reward sources were given)."""
 
     kind: ClassVar[EventKind] = EventKind.GROUP
+    flat: ClassVar[bool] = True
     attempt: int
     step: int
     group: int
@@ -205,6 +213,7 @@ class Rollout(Payload):
     log-probabilities as f32le)."""
 
     kind: ClassVar[EventKind] = EventKind.ROLLOUT
+    flat: ClassVar[bool] = True
     attempt: int
     step: int
     group: int
