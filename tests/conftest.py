@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer, find_programs
 
 
 def _load_factory() -> Callable[..., str]:
@@ -34,3 +36,23 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def build_record() -> Callable[..., str]:
     """``build_record(path, *, steps=6, prompts=4, group_size=4, sealed=True, seed=0) -> run id``."""
     return _load_factory()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for these tests alone. Without the programs: a failure in CI, elsewhere the test is skipped."""
+    programs = find_programs()
+    if programs is None:
+        why = "PostgreSQL is not installed (Debian: apt-get install postgresql), so records in it are not tested"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    server = PostgresServer(programs)
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of a record that does not exist yet, in a schema of its own."""
+    return postgres_server.url()

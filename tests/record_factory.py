@@ -42,15 +42,24 @@ _DOCUMENTS = 12
 
 
 def build_record(
-    path: Path, *, steps: int = 6, prompts: int = 4, group_size: int = 4, sealed: bool = True, seed: int = 0
+    path: Path,
+    *,
+    steps: int = 6,
+    prompts: int = 4,
+    group_size: int = 4,
+    sealed: bool = True,
+    seed: int = 0,
+    db: str | None = None,
+    **opening: Any,
 ) -> str:
     """Make a record at ``path`` (or append a run to the one there) and return the run id.
 
-    Files of the run lie in ``path.parent / run_id``. ``sealed=False`` stops after the training steps.
+    Files of the run lie in ``path.parent / run_id``. ``sealed=False`` stops after the training steps. ``db`` is the URL
+    of a record elsewhere than at ``path``; ``opening`` goes to ``Project.open``.
     """
     config = _config(steps, prompts, group_size, seed)
     run_id = f"demo-{seed:04d}-{hashlib.sha256(str(seed).encode()).hexdigest()[:6]}"
-    with Project.open(path, mode="create") as project:
+    with Project.open(db or path, mode="create", **opening) as project:
         writer = _Run(project, run_id, path.parent / run_id, config, random.Random(seed))
         writer.register()
         writer.evaluate("pre", writer.base.weights_digest)
