@@ -19,13 +19,16 @@ from grpo_audit.cli import (
     evaluate,
     export,
     init,
+    keys,
     lint,
     log,
+    prove,
     replay,
     report,
     run,
     runs,
     verify,
+    witness,
 )
 from grpo_audit.errors import ExitCode, GrpoAuditError, StorageError
 
@@ -54,6 +57,9 @@ app.command("abandon")(abandon.abandon)
 app.command("erase")(erase.erase)
 app.command("export")(export.export)
 app.command("bundle")(bundle.bundle)
+app.command("prove")(prove.prove)
+app.add_typer(witness.app, name="witness")
+app.add_typer(keys.app, name="keys")
 app.command("init")(init.init)
 
 
