@@ -182,7 +182,10 @@ class BundleSource:
             )
         if withheld.contents:
             limits.append(f"the texts of {', '.join(withheld.contents)}: left out of the bundle")
-        for why, words in (("absent", "were not there when the bundle was made"), ("not asked for", "were left out of it")):
+        for why, words in (
+            ("absent", "were not there when the bundle was made"),
+            ("not asked for", "were left out of it"),
+        ):
             names = [file.name for file in withheld.files if file.why == why]
             if names:
                 more = f" and {len(names) - 5} more" if len(names) > 5 else ""
