@@ -40,7 +40,7 @@ def build_record() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL server for these tests alone. Without the programs: a failure in CI, elsewhere the test is skipped."""
+    """A PostgreSQL server for these tests alone. Without its programs tests fail in CI and are skipped elsewhere."""
     programs = find_programs()
     if programs is None:
         why = "PostgreSQL is not installed (Debian: apt-get install postgresql), so records in it are not tested"

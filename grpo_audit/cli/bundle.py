@@ -71,7 +71,7 @@ def bundle(
     console.out.print("Give the key to the verifier by another way than the bundle.", style="dim")
 
 
-def _run(db: Path, reference: str | None, folder: Path | None, *, unfinished: bool) -> tuple[str, Path]:
+def _run(db: str, reference: str | None, folder: Path | None, *, unfinished: bool) -> tuple[str, Path]:
     """Id and folder of the run. Raises ConfigError when it has no end and that was not asked for."""
     with Project.open(db, mode="read") as project:
         overview = project.find_run(reference)

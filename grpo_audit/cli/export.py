@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from grpo_audit.cli import console
-from grpo_audit.cli.runs import DEFAULT_DB, Db, Json, located
+from grpo_audit.cli.runs import DEFAULT_DB, Db, Json, folder_beside, located
 from grpo_audit.cli.verify import MARK
 from grpo_audit.errors import ConfigError, ExitCode, VerificationError
 from grpo_audit.export import bom
@@ -66,7 +66,10 @@ def export(
         typer.Option(help="Check an export instead: its signatures, its files, the weights.", metavar="DIR"),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="With --check: folder of the weights. Default: the export's own folder.")
+        Path | None,
+        typer.Option(
+            help="With --check: folder of the weights. Default: the export's own folder, else model beside it."
+        ),
     ] = None,
     signatures_only: Annotated[
         bool, typer.Option("--signatures-only", help="With --check: leave the weights aside.")
@@ -124,11 +127,11 @@ def _parts(only: str | None) -> list[Part]:
     return [part for part in Part if part in names]
 
 
-def _facts(db: Path, run: str | None, folder: Path | None, key: str | None, *, unsafe_draft: bool) -> ExportFacts:
+def _facts(db: str, run: str | None, folder: Path | None, key: str | None, *, unsafe_draft: bool) -> ExportFacts:
     run_id, place = located(db, run)
     if key is not None and Path(key).is_file():
         key = Path(key).read_text(encoding="utf-8")
-    place = folder or (place if place.is_dir() else db.parent / run_id)
+    place = folder or (place if place.is_dir() else folder_beside(db, run_id) or place)
     with console.bar("verify", 1) as bar:
         verification = verify(db, run=run_id, key=key, run_folder=place if place.is_dir() else None, progress=bar.of)
     with Project.open(db, mode="read") as project:
@@ -174,7 +177,7 @@ def _say(facts: ExportFacts, package: Package, target: Path, keys: Keys | None, 
         console.out.print(f"not made: {part}: {console.visible(reason)}", soft_wrap=True, markup=False)
     if keys is not None:
         console.out.print(f"signed by key {keys.attestation.key_id}", soft_wrap=True)
-        console.out.print(f"check with  grpo-audit export --check {target} --attestation-key KEY.pem", soft_wrap=True)
+        console.out.print(f"check with    grpo-audit export --check {target} --attestation-key KEY.pem", soft_wrap=True)
 
 
 def _check(folder: Path, key_path: Path | None, model: Path | None, *, weights: bool, json: bool) -> None:
@@ -187,7 +190,7 @@ def _check(folder: Path, key_path: Path | None, model: Path | None, *, weights: 
             "the export proves nothing",
         )
     key = read_public_key(path)
-    report = check_export(folder, key, key_id(key), model=model, weights=weights)
+    report = check_export(folder, key, key_id(key), model=model or _beside(folder), weights=weights)
     if json:
         typer.echo(jsonlib.dumps(_as_json(report), indent=2))
     else:
@@ -199,6 +202,13 @@ def _check(folder: Path, key_path: Path | None, model: Path | None, *, weights: 
         word = "[bold green]AS EXPORTED[/bold green]" if report.ok else "[bold red]NOT AS EXPORTED[/bold red]"
         console.out.print(f"{word}  {folder}, checked with {whose} ({report.key_id[:16]}...)", soft_wrap=True)
     raise typer.Exit(report.exit_code)
+
+
+def _beside(folder: Path) -> Path | None:
+    """Where a run keeps its weights: beside the export that it was made into."""
+    beside = folder.resolve().parent / "model"
+    has_own = any(folder.glob("*.safetensors"))
+    return beside if not has_own and beside.is_dir() else None
 
 
 def _as_json(report: CheckReport) -> dict[str, object]:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from grpo_audit.cli import console
+from grpo_audit.config.location import without_password
 from grpo_audit.errors import ExitCode
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.events import Comparison, EventKind, Verdict
@@ -58,7 +59,7 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
 
 
 def write_report(
-    db: Path, run_id: str, folder: Path, target: Path
+    db: str, run_id: str, folder: Path, target: Path
 ) -> tuple[VerifyReport, ReportPaths, Comparison | None]:
     """Verify the run with its files in ``folder``, then render its report into ``target``."""
     verdict = verify(db, run=run_id, run_folder=folder)
@@ -85,13 +86,13 @@ def verdict_json(report: VerifyReport) -> dict[str, object]:
     return {"ok": report.ok, "sealed": report.sealed, "exit_code": int(report.exit_code), **asdict(report)}
 
 
-def finish(db: Path, run_id: str, folder: Path, *, json: bool, target: Path | None = None) -> None:
+def finish(db: str, run_id: str, folder: Path, *, json: bool, target: Path | None = None) -> None:
     """The end of ``run``, ``train`` and ``report``. Exits non-zero when verification fails."""
     verdict, paths, comparison = write_report(db, run_id, folder, target or folder)
     if json:
         result = {
             "run": run_id,
-            "record": str(db),
+            "record": without_password(db),
             "report": str(paths.html),
             "model_card": str(paths.card),
             "verification": verdict_json(verdict),
@@ -105,6 +106,6 @@ def finish(db: Path, run_id: str, folder: Path, *, json: bool, target: Path | No
         console.out.print(verdict_line(verdict), soft_wrap=True)
         console.out.print(f"report      {paths.html}", soft_wrap=True)
         console.out.print(f"model card  {paths.card}", soft_wrap=True)
-        console.out.print(f"record      {db}", soft_wrap=True)
+        console.out.print(f"record      {without_password(db)}", soft_wrap=True)
     if verdict.exit_code != ExitCode.OK:
         raise typer.Exit(verdict.exit_code)

@@ -21,7 +21,6 @@ from grpo_audit.record.energy import EnergyMeter
 from grpo_audit.record.environment import lock_file
 from grpo_audit.record.events import (
     Artifact,
-    Comparison,
     EvalTask,
     EventKind,
     Finding,
@@ -32,7 +31,6 @@ from grpo_audit.record.events import (
     RunAborted,
     RunRegistered,
     RunResumed,
-    RunSealed,
     Snapshot as SnapshotEvent,
 )
 from grpo_audit.record.identity import bytes_digest, chat_template, model_identity, weights_digest
@@ -85,9 +83,8 @@ class Pipeline:
 
     def register(self, noticed: Sequence[Noticed] = ()) -> None:
         """Fix everything before step 0, with what the preflight found and the texts it rests on."""
-        events = [NewEvent(registration(self.prepared), self.run_id)]
-        registered = self.project.head.size  # the number the registration gets
-        events += [NewEvent(finding.event([registered]), self.run_id) for finding in noticed]
+        registered = NewEvent(registration(self.prepared), self.run_id)
+        texts = []
         for role, name, text in self._texts():
             artifact = Artifact(
                 role=role,
@@ -97,8 +94,12 @@ class Pipeline:
                 media_type="text/plain",
                 location=None,
             )
-            events.append(NewEvent(artifact, self.run_id, {"text": text}))
-        self.project.append(events)
+            texts.append(NewEvent(artifact, self.run_id, {"text": text}))
+
+        def rest_on(seq: int) -> list[NewEvent]:
+            return [registered, *(NewEvent(finding.event([seq]), self.run_id) for finding in noticed), *texts]
+
+        self.project.append_from(rest_on)
 
     def _texts(self) -> list[tuple[str, str, bytes]]:
         resolved = self.prepared.resolved
@@ -250,18 +251,19 @@ class Pipeline:
 
     def compare(self) -> None:
         """Pair pre and post, and note what the checks noticed; one transaction."""
-        noticed: list[Finding] = []
-        compared: tuple[int, Comparison] | None = None
-        payloads: list[Payload] = []
-        if self.prepared.plan is not None:
-            result = compare_runs(self.project, self.run_id, self.run_id, first_phase="pre", second_phase="post")
-            payloads.append(result.comparison)
-            noticed += result.findings
-            compared = (self.project.head.size, result.comparison)
-        noticed += derive(replace(read_run(self.project, self.run_id), comparison=compared))
-        payloads += noticed
-        if payloads:
-            self.append(*payloads)
+        seen = read_run(self.project, self.run_id)
+        if self.prepared.plan is None:
+            noticed = derive(seen)
+            if noticed:
+                self.append(*noticed)
+            return
+        result = compare_runs(self.project, self.run_id, self.run_id, first_phase="pre", second_phase="post")
+
+        def rest_on(seq: int) -> list[NewEvent]:
+            noticed = [*result.findings, *derive(replace(seen, comparison=(seq, result.comparison)))]
+            return [NewEvent(payload, self.run_id) for payload in (result.comparison, *noticed)]
+
+        self.project.append_from(rest_on)
 
     def _compared(self) -> bool:
         """Comparison and findings are one transaction, and the last before the seal. The preflight's findings came
@@ -273,10 +275,8 @@ class Pipeline:
 
     def seal(self) -> None:
         """State the record's size: nothing but annotations follows."""
-        counts = {kind.value: count for kind, count in self.project.counts(self.run_id).items()}
         saved = self.last(EventKind.MODEL_SAVED)
-        digest = saved.model.weights_digest if isinstance(saved, ModelSaved) else None
-        self.append(RunSealed(events=sum(counts.values()), by_kind=counts, weights_digest=digest))
+        self.project.seal(self.run_id, saved.model.weights_digest if isinstance(saved, ModelSaved) else None)
 
     # --- top to bottom ------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from grpo_audit.config.formula import manifest
 from grpo_audit.config.load import Resolved
 from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import StorageError
+from grpo_audit.ledger.store import sqlite_path
 from grpo_audit.preflight.facts import Facts, of_model
 from grpo_audit.prompts.loading import PromptSet, load
 from grpo_audit.record.environment import environment
@@ -125,7 +126,9 @@ def _check_storage(config: RunConfig, model: ModelIdentity) -> None:
     """Snapshots hold weights and two moments in float32; refuse to start what cannot be kept."""
     weights = model.parameters * 4
     kept = 0 if config.model.lora is not None else 3 * (config.training.keep_snapshots + 1)  # adapters are small
-    _check_place(Path(config.record.db).parent, RECORD_BYTES, "record.db")
+    record = sqlite_path(config.record.db)
+    if record is not None:  # PostgreSQL's room is its server's
+        _check_place(record.parent, RECORD_BYTES, "record.db")
     _check_place(Path(config.record.folder), weights * (kept + 1), "record.folder")
 
 

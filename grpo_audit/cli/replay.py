@@ -12,7 +12,7 @@ import typer
 
 from grpo_audit.cli import console
 from grpo_audit.cli.outcome import verdict_line
-from grpo_audit.cli.runs import DEFAULT_DB, Db, Json, located
+from grpo_audit.cli.runs import DEFAULT_DB, Db, Json, folder_beside, located
 from grpo_audit.errors import ConfigError, ExitCode, VerificationError
 from grpo_audit.ledger.project import Project
 from grpo_audit.verify.l0 import verify as verify_l0
@@ -120,12 +120,11 @@ def replay(
     raise typer.Exit(code)
 
 
-def _run_folder(db: Path, run_id: str, recorded: Path, given: Path | None) -> Path:
+def _run_folder(db: str, run_id: str, recorded: Path, given: Path | None) -> Path:
     """As ``verify`` looks for it: as given, beside the record, where the configuration says."""
     if given is not None:
         return given
-    beside = db.absolute().parent / run_id
-    return beside if beside.is_dir() else recorded
+    return folder_beside(db, run_id) or recorded
 
 
 def _l2(

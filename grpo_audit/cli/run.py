@@ -12,6 +12,7 @@ import typer
 from grpo_audit.cli import console
 from grpo_audit.cli.lint import warn
 from grpo_audit.cli.outcome import finish
+from grpo_audit.cli.runs import DB_HELP, DB_VARIABLE, DEFAULT_DB
 from grpo_audit.cli.together import follow, is_first, one_voice
 from grpo_audit.config.load import Resolved, differences, dump, resolve
 from grpo_audit.config.presets import find
@@ -32,7 +33,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Override one key, e.g. --set training.steps=20. May be repeated."),
 ]
-Db = Annotated[Path | None, typer.Option("--db", help="The record (SQLite). Default: record.db of the recipe.")]
+Db = Annotated[
+    str | None, typer.Option("--db", help=f"{DB_HELP} Default: record.db of the recipe.", envvar=DB_VARIABLE)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration, apply the preflight rules and stop.")
@@ -66,7 +69,7 @@ def run(
                 next_step="Use --resume alone, with --db and --run where needed",
             )
         with one_voice():
-            _resume(db or Path("runs/record.db"), run_ref, json=json)
+            _resume(db or DEFAULT_DB, run_ref, json=json)
         return
     if run_ref is not None:
         raise ConfigError("--run names a run to resume", next_step="Add --resume")
@@ -91,12 +94,12 @@ def train(
         _start(replace(resolved, config=config), dry_run=dry_run, json=json)
 
 
-def _resolved(recipe: Path | None, overrides: list[str] | None, db: Path | None) -> Resolved:
+def _resolved(recipe: Path | None, overrides: list[str] | None, db: str | None) -> Resolved:
     if recipe is None:
         from grpo_audit_builtin import RECIPE
 
         recipe = RECIPE
-    settings = [*(overrides or []), *([f"record.db={jsonlib.dumps(str(db))}"] if db else [])]
+    settings = [*(overrides or []), *([f"record.db={jsonlib.dumps(db)}"] if db else [])]
     return resolve(recipe, settings)
 
 
@@ -136,13 +139,13 @@ def _start(resolved: Resolved, *, dry_run: bool, json: bool) -> None:
             (pipeline.folder / BASE_DIR_FILE).write_text(str(resolved.base_dir.absolute()), encoding="utf-8")
             (pipeline.folder / "config.yaml").write_text(dump(config), encoding="utf-8")
             pipeline.register(preflight.findings)
-            console.say(f"registered run {pipeline.run_id} in {config.record.db}")
+            console.say(f"registered run {pipeline.run_id} in {project.name}")
             pipeline.execute(None)
     leave()
-    finish(Path(config.record.db), pipeline.run_id, pipeline.folder, json=json)
+    finish(config.record.db, pipeline.run_id, pipeline.folder, json=json)
 
 
-def _resume(db: Path, run_ref: str | None, *, json: bool) -> None:
+def _resume(db: str, run_ref: str | None, *, json: bool) -> None:
     from grpo_audit.cli.pipeline import Pipeline
     from grpo_audit.cli.prepare import prepare
     from grpo_audit_trainer.distributed import join, leave

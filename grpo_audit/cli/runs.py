@@ -15,10 +15,14 @@ from sqlalchemy import text
 from grpo_audit.cli import console
 from grpo_audit.errors import ConfigError, StorageError
 from grpo_audit.ledger.project import Project
+from grpo_audit.ledger.store import sqlite_path
 from grpo_audit.record.events import EventKind, RunRegistered
 
-DEFAULT_DB = Path("runs/record.db")
-Db = Annotated[Path, typer.Option("--db", help="The record (SQLite).")]
+DEFAULT_DB = "runs/record.db"
+DB_HELP = "The record: a file, or postgresql+psycopg://USER@HOST/DATABASE?schema=NAME."
+DB_VARIABLE = "GRPO_AUDIT_DB"
+"""Names the record where --db does not: a URL with a password then shows in no list of processes."""
+Db = Annotated[str, typer.Option("--db", help=DB_HELP, envvar=DB_VARIABLE)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Folder = Annotated[Path | None, typer.Option("--folder", help="Where to write. Default: the run folder.")]
 
@@ -102,7 +106,14 @@ def _content(project: Project, seq: int, name: str) -> str:
     return "(erased)" if found is None else found.decode("utf-8", "replace")
 
 
-def located(db: Path, ref: str | None) -> tuple[str, Path]:
+def folder_beside(db: str | Path, run_id: str) -> Path | None:
+    """Where a run's files lie beside a SQLite record that was moved with them; None when they do not."""
+    path = sqlite_path(db)
+    folder = None if path is None else path.parent / run_id
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def located(db: str | Path, ref: str | None) -> tuple[str, Path]:
     """Id and folder of a run, the folder as its configuration names it."""
     with Project.open(db, mode="read") as project:
         overview = project.find_run(ref)

@@ -15,6 +15,7 @@ from grpo_audit.config import presets
 from grpo_audit.config.document import MAX_BYTES, Document, KeyPath, parse, write, write_inline
 from grpo_audit.config.explain import Origins, describe, explain
 from grpo_audit.config.fields import dotted, field_at, is_list, is_open_mapping, is_optional, section_of
+from grpo_audit.config.location import without_password
 from grpo_audit.config.presets import Preset, PresetDifference
 from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import ConfigError
@@ -48,6 +49,7 @@ def resolve(recipe: Path, overrides: Sequence[str] = ()) -> Resolved:
     text = _read(recipe)
     document = parse(text, str(recipe))
     tree = _root(document, recipe)
+    _refuse_password(tree, recipe)
     set_by_hand = _apply(tree, overrides)
     origins = Origins(str(recipe), document.lines, set_by_hand)
     preset = presets.find(tree.get("preset", "grpo"), where=origins.of(("preset",)))
@@ -110,6 +112,18 @@ def _root(document: Document, recipe: Path) -> Tree:
     if not isinstance(data, dict):
         raise ConfigError(f"Recipe {recipe} is no mapping", found=describe(data), expected="keys with values")
     return _fill(data, ())
+
+
+def _refuse_password(tree: Tree, recipe: Path) -> None:
+    """The recipe is kept in the record word by word."""
+    record = tree.get("record")
+    db = record.get("db") if isinstance(record, dict) else None
+    if isinstance(db, str) and without_password(db) != db:
+        raise ConfigError(
+            f"Recipe {recipe} holds a password in record.db, and recipes are recorded",
+            found=without_password(db) + " with a password",
+            next_step="Put the password into ~/.pgpass or PGPASSWORD, or give the whole URL with --db",
+        )
 
 
 def _fill(tree: Tree, path: KeyPath) -> Tree:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from grpo_audit.config.base import Section
+from grpo_audit.config.location import without_password
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -242,7 +243,12 @@ class RecordConfig(Section):
     """Where the record and the files of the run go."""
 
     db: str = "runs/record.db"
-    """The project: one SQLite file. Relative to the working directory."""
+    """The project: one SQLite file, relative to the working directory, or a schema of PostgreSQL,
+    ``postgresql+psycopg://USER@HOST/DATABASE?schema=NAME``. A password belongs in ``~/.pgpass`` or in ``--db``."""
+
+    @field_serializer("db")
+    def _db_without_password(self, value: str) -> str:
+        return without_password(value)
 
     folder: str = "runs"
     """Snapshots, trained weights and reports go to ``FOLDER/RUN``."""
