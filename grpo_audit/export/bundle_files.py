@@ -10,7 +10,7 @@ from pathlib import Path
 from grpo_audit.errors import ConfigError
 from grpo_audit.ledger.storage_errors import DamagedRecordError
 from grpo_audit.record.events import Artifact, ModelSaved, Payload, Snapshot
-from grpo_audit.verify.bundled import RENDERED
+from grpo_audit.verify.bundle import RENDERED
 from grpo_audit.verify.manifest import WithheldFile
 
 

@@ -35,6 +35,8 @@ _BODY_END = re.compile(
 )
 """The keys of a body are sorted, so these stand at its end; read from here, they spare a second parse."""
 _TAIL = 512
+RENDERED = ("MODEL_CARD.md", "report.html")
+"""Files made from the record after its seal, so no event states their digest."""
 
 
 class BundleSource:
@@ -183,17 +185,16 @@ class BundleSource:
         if withheld.contents:
             limits.append(f"the texts of {', '.join(withheld.contents)}: left out of the bundle")
         for why, words in (
-            ("absent", "were not there when the bundle was made"),
-            ("not asked for", "were left out of it"),
+            ("absent", "not there when the bundle was made"),
+            ("not asked for", "left out of the bundle"),
         ):
             names = [file.name for file in withheld.files if file.why == why]
             if names:
                 more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                limits.append(f"files that {words}: {', '.join(names[:5])}{more}")
-        vouched = "MODEL_CARD.md", "report.html"
-        extra = [name for name in vouched if name in self.files] + ["exports"] * bool(self.exports)
+                limits.append(f"files {words}: {', '.join(names[:5])}{more}")
+        extra = [name for name in RENDERED if name in self.files] + ["exports"] * bool(self.exports)
         if extra:
-            limits.append(f"that {', '.join(extra)} in the bundle say what the record says: they are rendered from it")
+            limits.append(f"that what was rendered from the record says the same: {', '.join(extra)}")
         return limits
 
     # --- lines ------------------------------------------------------------------------------------------------------

@@ -10,12 +10,9 @@ from typing import BinaryIO, cast
 from grpo_audit.errors import ModelError
 from grpo_audit.record.events import FileDigest
 from grpo_audit.record.identity import TOKENIZER_FILES, weights_digest
-from grpo_audit.verify.bundle import BundleSource
+from grpo_audit.verify.bundle import RENDERED, BundleSource
 from grpo_audit.verify.course import RunCourse
 from grpo_audit.verify.verdict import Tally
-
-RENDERED = ("MODEL_CARD.md", "report.html")
-"""Made from the record after its seal, so no event states their digest."""
 
 
 class BundledFiles:
