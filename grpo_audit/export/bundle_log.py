@@ -74,6 +74,8 @@ class BundledLog:
             newest = row.size
         if not isinstance(newest, int):
             raise damaged(self._source.name, "no checkpoint")
+        if self._source.count() != newest:
+            raise damaged(self._source.name, f"{self._source.count()} events, the newest checkpoint covers {newest}")
         return newest
 
     def _is_disclosed(self, run_id: str | None, kind: str) -> bool:
