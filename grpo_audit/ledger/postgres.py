@@ -44,6 +44,8 @@ class PostgresSchema:
     url: URL
     """Of the database, without the schema."""
     schema: str
+    name: str
+    """For messages; without the password."""
     is_shared = True
     """Whether other processes may append while this one has it open for writing."""
 
@@ -68,12 +70,9 @@ class PostgresSchema:
                 expected="one schema of lower-case letters, digits and underscores; one record is one schema",
             )
         url = url.set(drivername="postgresql+psycopg").difference_update_query(["schema"])
-        return cls(url, schema)
-
-    @property
-    def name(self) -> str:
-        """For messages; without the password."""
-        return without_password(self.url.update_query_dict({"schema": self.schema}).render_as_string())
+        if "schema" not in make_url(location).query:
+            shown += f"{'&' if '?' in shown else '?'}schema={schema}"
+        return cls(url, schema, shown)
 
     def check(self) -> None:
         """Nothing to look at before connecting."""
