@@ -103,17 +103,15 @@ def method(run: Run) -> Method:
             "objective.surrogate.kind",
         ),
         temperature=choice.of(sampling.temperature, "sampling.temperature"),
-        sampler=derived(
-            _sampler(config), at, note="top-p, top-k, min-p and penalties do not exist: they bias the ratio"
-        ),
+        sampler=derived(_sampler(config), at, note="there is no top-p, top-k, min-p or penalty: they bias the ratio"),
         lengths=choice.of(
             f"prompt {sampling.max_prompt_tokens}, completion {sampling.max_completion_tokens}",
             "sampling.max_completion_tokens",
             "sampling.max_prompt_tokens",
         ),
         optimiser=derived(
-            f"AdamW, betas {training.adam_betas[0]:g} and {training.adam_betas[1]:g}, epsilon {training.adam_epsilon:g}, "
-            f"weight decay {training.weight_decay:g}, gradient norm clipped at {training.max_grad_norm:g}",
+            f"AdamW, betas {training.adam_betas[0]:g} and {training.adam_betas[1]:g}, epsilon {training.adam_epsilon:g}"
+            f", weight decay {training.weight_decay:g}, gradient norm clipped at {training.max_grad_norm:g}",
             at,
             note="the only optimiser of this version",
             basis=Basis(kind=BasisKind.LIBRARY, citation=_ADAMW),

@@ -91,7 +91,7 @@ def rewards(run: Run) -> Rewards:
         source_texts=_texts(run),
         judge=_judge(run, found),
         error_policy=derived(
-            "a call that fails or exceeds its limit gives no reward; the completion is left out of the loss, not given 0",
+            "a call that fails or exceeds its limit gives no reward; the completion is left out, not given 0",
             at,
             note="how this version of the trainer treats them",
         ),
