@@ -375,15 +375,22 @@ class _Part(io.RawIOBase):
     """A range of a file as a stream."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self._file, self._at, self._end = file, start, start + size
+        self._file, self._start, self._size, self._at = file, start, size, 0
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
-        self._file.seek(self._at)
-        piece = self._file.read(min(len(view), self._end - self._at))
+        self._file.seek(self._start + self._at)
+        piece = self._file.read(max(0, min(len(view), self._size - self._at)))
         view[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
