@@ -109,7 +109,8 @@ def _groups(rewards: Tensor, config: AdvantageConfig) -> _Groups:
 
 def _leaving_out(count: Tensor, baseline: Baseline) -> Tensor:
     """[P]: r_i - mean of the others = G / (G - 1) * (r_i - mean of all), which cancels less in floating point."""
-    return count / (count - 1).clamp(min=1) if baseline == "leave-one-out" else torch.ones_like(count)
+    known = count.double()  # integers would be divided in float32
+    return known / (known - 1).clamp(min=1) if baseline == "leave-one-out" else torch.ones_like(known)
 
 
 def _all_equal(rewards: Tensor, known: Tensor) -> Tensor:

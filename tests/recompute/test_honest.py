@@ -1,0 +1,62 @@
+"""Level L1 accepts what is true, for every way to make advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from true_record import build_true_record
+
+from grpo_audit.verify.verdict import Check, Outcome
+
+Level1 = Callable[..., dict[int, Check]]
+
+
+def outcomes(checks: dict[int, Check]) -> dict[int, str]:
+    """Checks that did not pass, with their detail."""
+    return {number: check.detail for number, check in checks.items() if check.outcome is not Outcome.PASSED}
+
+
+def test_honest_record_passes_every_step(honest: Path, level_1: Level1) -> None:
+    """A true record of two attempts with dynamic sampling, shaping, masking and minibatches passes (20) to (30)."""
+    checks = level_1(honest)
+    assert list(checks) == list(range(20, 31))
+    assert outcomes(checks) == {}
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "grpo": {"preset": "grpo"},
+    "dr_grpo": {"preset": "dr_grpo"},
+    "rloo": {"preset": "rloo", "objective": {"kl": {"beta": 0.05}}},
+    "dapo": {"preset": "dapo", "objective": {"soft_overlong_tokens": 5}, "sampling": {"dynamic_sampling": True}},
+    "bnpo": {"preset": "bnpo", "rewards": [{"name": "x", "source": "rewards.py:fussy"}]},
+    "gspo": {"preset": "gspo"},
+    "population deviation, large epsilon": {"objective": {"advantage": {"ddof": 0, "epsilon": 0.1}}},
+    "batch": {"objective": {"advantage": {"normaliser": "batch"}}},
+    "leave-one-out, batch": {"objective": {"advantage": {"baseline": "leave-one-out", "normaliser": "batch"}}},
+    "normalise-each": {"objective": {"advantage": {"normaliser": "batch", "sources": "normalise-each"},
+                                     "soft_overlong_tokens": 3}},
+    "normalise-each, dynamic": {"objective": {"advantage": {"normaliser": "batch", "sources": "normalise-each"}},
+                                "sampling": {"dynamic_sampling": True, "max_rounds": 2}},
+    "batch, dynamic": {"objective": {"advantage": {"normaliser": "batch"}}, "sampling": {"dynamic_sampling": True}},
+    "beta, dynamic": {"objective": {"advantage": {"normaliser": "beta"}}, "sampling": {"dynamic_sampling": True},
+                      "rewards": [{"name": "x", "source": "rewards.py:fussy"}]},
+    "failing train source": {"rewards": [{"name": "fussy", "source": "rewards.py:fussy"},
+                                         {"name": "vowels", "source": "rewards.py:vowels", "weight": -0.3}]},
+    "several passes": {"training": {"iterations": 2, "minibatches": 3, "schedule": "linear"}},
+    "ppo": {"preset": "ppo", "objective": {"kl": {"beta": 0.05}}},
+}  # fmt: skip
+SIZES = {"prompts_per_step": 3, "group_size": 4, "max_completion_tokens": 12, "max_prompt_tokens": 32}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_implementations_agree(name: str, tmp_path: Path, level_1: Level1) -> None:
+    """What the trainer's torch code computed, the numpy code of level L1 computes too."""
+    sections = dict(OBJECTIVES[name])
+    sections["sampling"] = {**SIZES, **sections.get("sampling", {})}
+    sections["training"] = {"steps": 4, "microbatch_tokens": 120, "warmup_steps": 1, "minibatches": 1, "iterations": 1,
+                            **sections.get("training", {})}  # fmt: skip
+    record = build_true_record(tmp_path / "record.db", **sections)
+    assert outcomes(level_1(record)) == {}
