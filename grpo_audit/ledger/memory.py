@@ -58,6 +58,7 @@ class Memory:
     """Remembers the heads of one project while it is written."""
 
     def __init__(self, project_id: str) -> None:
+        self._project_id = project_id
         self._path = _file(project_id)
         self._pending: tuple[Head, bytes] | None = None
         self._written_at = float("-inf")
@@ -69,10 +70,14 @@ class Memory:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending. Raises StorageError."""
+        """Write what is pending, unless another process remembered a newer head meanwhile. Raises StorageError."""
         if self._pending is None:
             return
         head, note = self._pending
+        known = recall(self._project_id)
+        if known is not None and known.head.size > head.size:
+            self._pending = None
+            return
         entry = {"size": head.size, "root": head.root.hex(), "note": note.decode("utf-8")}
         try:
             replace_file(self._path, json.dumps(entry, indent=1).encode())
