@@ -79,8 +79,13 @@ class DirectoryWitness:
 
     def remembers(self, origin: str) -> int:
         """Size of the newest head of this log that it cosigned."""
+        head = self.memory_head(origin)
+        return head.size if head else 0
+
+    def memory_head(self, origin: str) -> Checkpoint | None:
+        """The newest head of this log that it cosigned."""
         seen = _read_head(self.folder, origin)
-        return seen.head.size if seen else 0
+        return seen.head if seen else None
 
     def see(self, head: Submission) -> bytes:
         """Check the head against what is remembered, remember it, cosign it."""

@@ -87,9 +87,13 @@ class Authority:
     def judge(self, name: str, statement: bytes, head: Checkpoint) -> Judged:  # noqa: ARG002
         """Whether this authority stamped exactly this head."""
         try:
-            response = _decode(statement)
-        except ValueError as error:
-            return Judged(Judgement.BROKEN, f"no time-stamp: {error}")
+            return self._judged(_decode(statement), head)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001  hostile ASN.1 makes the libraries raise nearly anything
+            return Judged(Judgement.BROKEN, f"no time-stamp: {_short(error)}")
+
+    def _judged(self, response: TimeStampResponse, head: Checkpoint) -> Judged:
         if not self._issued(response):
             return Judged(Judgement.OTHER, f"the time-stamp is by another authority than {self.label}")
         reason = self.refusal(response, head, nonce=None)
@@ -116,17 +120,14 @@ class Authority:
         try:
             verifier.verify(response, hashlib.sha256(head.text().encode()).digest())
         except (VerificationError, ValueError) as error:
-            return f"the time-stamp does not hold: {' '.join(str(error).split())[:200]}"
+            return f"the time-stamp does not hold: {_short(error)}"
         return None
 
     def _issued(self, response: TimeStampResponse) -> bool:
         """Whether the signer's certificate chains, by signatures, to one of ours. Times and purposes come later."""
         pool = [*self.certificates]
-        try:
-            embedded = [x509.load_der_x509_certificate(item) for item in response.signed_data.certificates]
-            signers = {(item.issuer, item.serial_number) for item in response.signed_data.signer_infos}
-        except ValueError:
-            return True  # let the verification say what is wrong
+        embedded = [x509.load_der_x509_certificate(item) for item in response.signed_data.certificates]
+        signers = {(item.issuer, item.serial_number) for item in response.signed_data.signer_infos}
         known = [item for item in [*embedded, *pool] if (item.issuer, item.serial_number) in signers]
         for _ in range(8):
             if any(item in pool for item in known):
@@ -178,8 +179,8 @@ class TimeStampWitness:
     def _accepted(self, reply: bytes, shown: Checkpoint, nonce: int | None) -> bytes:
         try:
             reason = self.authority.refusal(_decode(reply), shown, nonce)
-        except ValueError as error:
-            reason = str(error)
+        except Exception as error:  # noqa: BLE001  hostile ASN.1 makes the libraries raise nearly anything
+            reason = _short(error)
         if reason is not None:
             raise WitnessUnavailable(
                 f"{self.name} gave an answer that cannot be used",
@@ -257,8 +258,8 @@ class TimeStampKind:
             return _imprint_problem(_decode(statement), head)
         except ConfigError:
             return None  # the library is not installed: then there is no anchor either
-        except ValueError as error:
-            return f"no time-stamp: {error}"
+        except Exception as error:  # noqa: BLE001  hostile ASN.1 makes the libraries raise nearly anything
+            return f"no time-stamp: {_short(error)}"
 
 
 def _library() -> None:
@@ -302,6 +303,13 @@ def _decode(data: bytes) -> TimeStampResponse:
         raise ValueError(f"the authority did not grant it: status {response.status} {response.status_string}")
     response.tst_info  # noqa: B018  raises ValueError when there is no token
     return response
+
+
+def _short(error: Exception) -> str:
+    """The reason inside what OpenSSL prints, else the first words of the error."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    inner = re.findall(r'data: "([^"]+)"', text) or re.findall(r'reason: "([^"]+)"', text)
+    return (inner[-1] if inner else text)[:200]
 
 
 def _imprint_problem(response: TimeStampResponse, head: Checkpoint) -> str | None:
