@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import grpo_audit
+from grpo_audit.config.declared import StageConfig
 from grpo_audit.export.croissant import file_name
 from grpo_audit.export.facts import ExportFacts, prompt_source, sha256
 from grpo_audit.export.model_card import model_card
@@ -110,12 +111,12 @@ def _model(facts: ExportFacts) -> dict[str, Any]:
         "type": "machine-learning-model",
         "bom-ref": MODEL,
         "name": facts.name,
-        "version": facts.run_id,
+        "version": _version(facts.run_id),
         "description": (f"{facts.mark}. " if facts.is_draft else "")
         + f"Trained from {base_model(facts.data.card)} with GRPO.",
         **_licences(licence),
         "pedigree": {
-            "ancestors": [_ancestor(facts)],
+            "ancestors": [_ancestor(facts), *(_stage(facts, stage) for stage in reversed(facts.stages))],
             "notes": f"GRPO by preset {facts.registered.payload.preset}; every figure rests on events of the record.",
         },
         "modelCard": model_card(facts, PROMPTS),
@@ -132,13 +133,36 @@ def _ancestor(facts: ExportFacts) -> dict[str, Any]:
     return {key: value for key, value in _base(facts).items() if key not in {"bom-ref", "components"}}
 
 
+def _stage(facts: ExportFacts, stage: StageConfig) -> dict[str, Any]:
+    """A stage before this run, as the operator declares it."""
+    said = {
+        "stage": stage.kind,
+        "data": stage.data,
+        "weights-digest": stage.digest,
+        "run": stage.run,
+        "project": stage.project,
+        "flop": None if stage.flop is None else repr(stage.flop),
+        "flop-source": stage.flop_source,
+        "basis": stage.basis,
+        "citation": stage.citation,
+        "evidence": f"declared, event {facts.registered.seq}",
+    }
+    return {
+        "type": "machine-learning-model",
+        "name": stage.model or stage.name,
+        "description": f"{stage.kind}: {stage.name}",
+        **_licences(stage.licence),
+        "properties": properties({name: value for name, value in said.items() if value is not None}),
+    }
+
+
 def _base(facts: ExportFacts) -> dict[str, Any]:
     base, name = facts.base, base_model(facts.data.card)
     found: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": BASE,
         "name": name,
-        **({"version": base.revision} if base.revision else {}),
+        **({"version": _version(base.revision)} if base.revision else {}),
         **_licences(base.licence),
         "components": [_file(BASE, file) for file in base.files],
         "properties": properties({**_digests(base), "role": "base model"}),
@@ -183,7 +207,7 @@ def _prompts(facts: ExportFacts) -> dict[str, Any]:
         "type": "data",
         "bom-ref": PROMPTS,
         "name": file_name(prompts) or name,
-        **({"version": prompts.revision} if prompts.revision else {}),
+        **({"version": _version(prompts.revision)} if prompts.revision else {}),
         **({"description": prompts.description} if prompts.description else {}),
         **_licences(prompts.licence),
         "data": [data],
@@ -195,12 +219,12 @@ def _prompts(facts: ExportFacts) -> dict[str, Any]:
 
 
 def _rewards(facts: ExportFacts) -> Iterable[dict[str, Any]]:
-    for reward in facts.registered.payload.rewards:
+    for number, reward in enumerate(facts.registered.payload.rewards, start=1):
         yield {
             "type": "file",
-            "bom-ref": f"reward:{reward.name}",
+            "bom-ref": f"reward:{number}:{reward.name}",
             "name": reward.source_file,
-            "version": reward.version,
+            "version": _version(reward.version),
             "description": f"Source of the reward {reward.name}",
             "hashes": _hashes(reward.source_digest),
             "properties": properties(
@@ -217,7 +241,19 @@ def _rewards(facts: ExportFacts) -> Iterable[dict[str, Any]]:
 
 def _package(name: str, version: str) -> dict[str, Any]:
     purl = f"pkg:pypi/{quote(name.lower().replace('_', '-'), safe='.-')}@{quote(version, safe='.-')}"
-    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "scope": "required"}
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": _version(version),
+        "purl": purl,
+        "scope": "required",
+    }
+
+
+def _version(text: str) -> str:
+    """The schema takes no longer one."""
+    return text[:1024]
 
 
 def _licences(licence: str | None) -> dict[str, Any]:

@@ -3,11 +3,12 @@ record past this module, so a value stands in every file as it stands in the rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from grpo_audit.catalogue.reader import Entry, RunReader
+from grpo_audit.catalogue.reader import Entry, RunReader, read_config
+from grpo_audit.config.declared import StageConfig
 from grpo_audit.errors import VerificationError
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.events import Comparison, EvalTask, ModelSaved, PhaseFinished, RunRegistered
@@ -85,6 +86,11 @@ class ExportFacts:
     def trained(self) -> ModelIdentity | None:
         """The released weights."""
         return self.saved.payload.model if self.saved else None
+
+    @property
+    def stages(self) -> Sequence[StageConfig]:
+        """The model's life before this run, oldest first, as the recipe declares it."""
+        return read_config(self.registered).lineage
 
     def declared(self, label: str) -> Fact:
         """A governance field by its name in the report. Raises KeyError."""

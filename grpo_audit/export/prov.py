@@ -109,6 +109,24 @@ def _inputs(graph: _Graph, facts: ExportFacts) -> tuple[str, str, list[str]]:
             "grpo:event": event,
         },
     )
+    later = base
+    for number, stage in reversed(list(enumerate(facts.stages, start=1))):
+        earlier = graph.add(
+            "entity",
+            f"stage-{number}",
+            {
+                "prov:label": f"{stage.kind}: {stage.name}",
+                "prov:type": stage.kind,
+                "grpo:model": stage.model,
+                "grpo:digest": stage.digest,
+                "grpo:run": stage.run,
+                "grpo:licence": stage.licence,
+                "grpo:evidence": "declared",
+                "grpo:event": event,
+            },
+        )
+        graph.relation("wasDerivedFrom", {"prov:generatedEntity": later, "prov:usedEntity": earlier})
+        later = earlier
     rewards = [
         graph.add(
             "entity",

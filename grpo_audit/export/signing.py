@@ -107,7 +107,9 @@ def opened_signature(data: bytes, key: PublicKey) -> SignedModel:
         raise EnvelopeError("it is no sigstore bundle of version 0.3")
     try:
         return _signed(opened_object(bundle.get("dsseEnvelope"), key))
-    except (KeyError, TypeError, AttributeError) as error:
+    except EnvelopeError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise EnvelopeError("its statement is no model signature") from error
 
 
