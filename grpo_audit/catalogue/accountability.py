@@ -99,6 +99,7 @@ def accountability(run: Run) -> Accountability:
         state=derived(overview.state.value, max(state_seqs), note="the newest event that changes the state"),
         registered_at=measured(run.registered.at, at),
         model_name=measured(overview.name, at),
+        system_card=_card(run),
         traces_rewarded=_traces(run),
     )
 
@@ -110,6 +111,14 @@ _STATES = (
     EventKind.RUN_ABORTED,
     EventKind.RUN_ABANDONED,
 )
+
+
+def _card(run: Run) -> Field[str]:
+    """Where it is published, as declared; else the card that this tool writes."""
+    said = run.said("accountability.system_card", for_all("governance.system_card"))
+    if not said.is_unknown:
+        return said
+    return derived("MODEL_CARD.md", run.at, note="written beside the report, from this record; published nowhere yet")
 
 
 def _traces(run: Run) -> Field[bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from grpo_audit.catalogue.compute import GUIDELINE, method_text, shape_of
+from grpo_audit.catalogue.compute import GUIDELINE, Modifier, method_text, shape_of
 from grpo_audit.catalogue.cost import PhaseCost
 from grpo_audit.catalogue.evidence import Basis, BasisKind, Evidence, Where
 from grpo_audit.catalogue.field import Field, Group, derived, for_all, for_regulator, known, unknown
@@ -46,7 +46,7 @@ def budget(run: Run) -> Budget:
     tokens = {
         NAMES[row.phase]: (row.prompt_tokens or 0) + row.completion_tokens
         for row in cost.phases
-        if row.completion_tokens
+        if row.completion_tokens is not None
     }
     seconds = {NAMES[row.phase]: row.seconds for row in cost.phases if row.seconds is not None}
     hours = None if cost.device_seconds is None else cost.device_seconds / 3600
@@ -116,6 +116,9 @@ def _modifier(run: Run, seqs: list[Where]) -> Field[Any]:
     found = run.cost.modifier
     if found is None:
         return unknown(_NOTHING)
+    said = run.said("budget.base_flop", for_regulator("model.training_flop"), float)
+    if not found.is_known and said.value:
+        found, seqs = Modifier(found.run_flop, said.value, said.note, is_known=True), [*seqs, *said.pointer.seqs]
     return derived(
         str(found),
         *seqs,

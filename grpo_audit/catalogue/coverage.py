@@ -163,11 +163,9 @@ def _status(item: Item, known: bool, excused: bool, missing: bool) -> Status:
 
 
 def how_to_supply(name: str) -> str:
-    """Where a person states a field, in a few words; empty when no person may."""
+    """Where a person states a field, in a few words; empty when the record itself says what would make it known."""
     about = facts_of(name)
-    if about.recipe is not None:
-        return f"recipe {about.recipe}, or annotate {name}"
-    return f"annotate {name}" if about.annotate else ""
+    return f"recipe {about.recipe}, or annotate {name}" if about.recipe is not None else ""
 
 
 def as_json(standard: Standard, lines: tuple[Line, ...]) -> dict[str, Any]:

@@ -145,8 +145,8 @@ def _compared(run: Run) -> list[TaskComparison]:
 
 def _behaviour(run: Run, words: tuple[str, ...]) -> Field[Any]:
     plan = run.registered.payload.evaluation
-    known_tasks = [*(plan.tasks if plan else []), *_compared(run)]
-    if not any(_is(task.behaviour, words) for task in known_tasks):
+    named = [task.behaviour for task in (plan.tasks if plan else ())] + [task.behaviour for task in _compared(run)]
+    if not any(_is(behaviour, words) for behaviour in named):
         return unknown(f"a task of the suite whose behaviour names {' or '.join(words)} would measure it")
     return _results(run, [task for task in _compared(run) if _is(task.behaviour, words)], "planned, not compared yet")
 

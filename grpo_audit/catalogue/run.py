@@ -179,8 +179,12 @@ def _recipe_value(config: RunConfig, path: str) -> Any:
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The field that a misspelt name probably means."""
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=1) or [item for item in names if item.endswith(f".{name}")]
-    return close[0] if close else None
+    tails = {item.rpartition(".")[2]: item for item in names}
+    close = difflib.get_close_matches(name[:100], names, n=1)
+    if close:
+        return close[0]
+    close = difflib.get_close_matches(name[:100].rpartition(".")[2], tails, n=1)
+    return tails[close[0]] if close else None
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

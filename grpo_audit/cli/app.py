@@ -13,8 +13,11 @@ import typer
 import grpo_audit
 from grpo_audit.cli import (
     abandon,
+    annotate,
     bundle,
     compare,
+    coverage,
+    decontaminate,
     erase,
     evaluate,
     export,
@@ -46,6 +49,7 @@ app.command("run")(run.run)
 app.command("train")(run.train)
 app.command("lint")(lint.lint)
 app.command("eval")(evaluate.evaluate)
+app.command("decontaminate")(decontaminate.decontaminate)
 app.command("report")(report.report)
 app.command("verify")(verify.verify)
 app.command("replay")(replay.replay)
@@ -54,6 +58,8 @@ app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("log")(log.log)
 app.command("abandon")(abandon.abandon)
+app.command("annotate")(annotate.annotate)
+app.command("coverage")(coverage.coverage)
 app.command("erase")(erase.erase)
 app.command("export")(export.export)
 app.command("bundle")(bundle.bundle)

@@ -83,12 +83,11 @@ def _chosen(lines: tuple[Line, ...], missing: bool) -> tuple[Line, ...]:
 def _summary(found: list[tuple[Standard, tuple[Line, ...]]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("standard", no_wrap=True)
-    table.add_column("asks in")
     for status in Status:
-        table.add_column(status.value, justify="right", style=_STYLE[status])
+        table.add_column(status.value, justify="right", style=_STYLE[status], no_wrap=True)
     for item, lines in found:
         numbers = counts(lines)
-        table.add_row(item.standard, item.title, *(str(numbers[status]) for status in Status))
+        table.add_row(item.standard, *(str(numbers[status]) for status in Status))
     console.out.print(table)
     for status, meaning in MEANING.items():
         console.out.print(f"[{_STYLE[status]}]{status.value}[/]: {meaning}", soft_wrap=True)
@@ -119,16 +118,15 @@ def _print(line: Line) -> None:
     for field, found in line.known:
         _say("", f"{field}: {_short(found.text() or '')}", f"{found.evidence.value}{_events(found.pointer)}")
     for field, found in line.not_applicable:
-        _say("", f"{field}: does not apply", found.reason)
+        _say("", f"{field}: does not apply", _short(found.reason))
     for field, found in line.missing:
-        supply = how_to_supply(field)
-        _say("red", f"{field}: missing", supply or found.reason)
+        _say("red", f"{field}: missing", how_to_supply(field) or found.reason)
     if item.lacks:
         _say("dim", "not held here", item.lacks)
 
 
 def _say(style: str, what: str, why: str) -> None:
-    text = f"{' ' * 16}{console.visible(what)}  ({console.visible(_short(why))})"
+    text = f"{' ' * 16}{console.visible(what)}  ({console.visible(why)})"
     console.out.print(text, style=style or None, markup=False, soft_wrap=True)
 
 
