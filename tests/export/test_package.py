@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written_is_said(exported: Any, tmp_path: Path) 
 
 
 def scrubbed(exported: Any, name: str) -> str:
-    """A file without what differs from record to record: times, ids, roots, keys; and without the properties and limits,
+    """A file without what differs from record to record (times, ids, roots, keys), and without properties and limits,
     which repeat the report's own words."""
     data = exported.package.files[name]
     if name == "README.md":
@@ -239,5 +239,5 @@ def test_the_keys_sign_in_order(exported: Any) -> None:
     """The attestation key first, the log's key after it; without the log's key only the first."""
     both = json.loads(exported.package.files[FILES])["signatures"]
     alone = make(exported.facts, list(Part), Keys(exported.keys.attestation)).files[FILES]
-    assert [item["keyid"] for item in both][0] == exported.keys.attestation.key_id
+    assert both[0]["keyid"] == exported.keys.attestation.key_id
     assert len(both) == 2 and len(json.loads(alone)["signatures"]) == 1
