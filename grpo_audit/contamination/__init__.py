@@ -1,0 +1,1 @@
+"""Contamination: does a prompt set contain documents of an evaluation?"""

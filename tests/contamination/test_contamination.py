@@ -1,0 +1,282 @@
+"""Contamination: what is found, what is not, what is said to be untestable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+from typer.testing import CliRunner
+
+from grpo_audit.cli.app import app
+from grpo_audit.contamination import check as module, text as t
+from grpo_audit.contamination.check import Contamination, PromptText, check
+from grpo_audit.contamination.index import Document, Hit, Index, Kind, Test
+from grpo_audit.contamination.rows import rows
+from grpo_audit.errors import PromptError
+
+SHARED = os.environ.get("GRPO_AUDIT_SHARED_DATA")
+real = pytest.mark.skipif(SHARED is None, reason="GRPO_AUDIT_SHARED_DATA names no folder with real evaluation data")
+
+QUESTION = (
+    "A baker puts 12 trays with 30 rolls each into the oven before dawn, sells 245 of them in the morning and gives the "
+    "remaining ones to the shelter across the street. How many rolls does the shelter get?"
+)
+OTHER = (
+    "Write a short poem about the sea in winter, with two stanzas of four lines, and do not mention the colour blue."
+)
+
+
+def _index(*texts: str) -> Index:
+    return Index(Document("task", str(number), text) for number, text in enumerate(texts))
+
+
+def _hits(document: str, prompt: str) -> list[Hit]:
+    return _index(document, OTHER).look_up(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind"),
+    [
+        (QUESTION, Kind.EXACT),
+        (QUESTION.upper().replace(".", " !"), Kind.EXACT),
+        ("".join(chr(ord(c) + 0xFEE0) if "!" < c < "~" else c for c in QUESTION), Kind.EXACT),
+        (f"Solve this. {QUESTION} Think step by step.", Kind.WORDS),
+        (re.sub(r"\d+", "7", QUESTION), Kind.NUMBERS_CHANGED),
+        (re.sub(r"\d+", "1,234.5", f"Solve: {QUESTION}"), Kind.NUMBERS_CHANGED),
+    ],
+)
+def test_a_document_is_found_in_another_dress(prompt: str, kind: Kind) -> None:
+    """Case, punctuation, fullwidth forms, text around it and other numbers do not hide a document."""
+    hits = _hits(QUESTION, prompt)
+    assert [(hit.document, hit.kind, hit.contaminates) for hit in hits] == [(0, kind, True)]
+
+
+def test_one_shared_phrase_is_a_flag_and_no_contamination() -> None:
+    """Eight words in common are reported with the share they cover; only more than half contaminates."""
+    prompt = "Tom sells 245 of them in the morning and gives the rest away, whatever his wife may say to that."
+    (hit,) = _hits(QUESTION, prompt)
+    assert hit.kind is Kind.WORDS and not hit.contaminates and 0 < hit.coverage < 0.5
+
+
+def test_a_translation_has_the_numbers() -> None:
+    """A text without a common word but with the same numbers, whatever their digits and separators, is pointed at."""
+    document = "A shop sold 1,250 pens for 375 coins and 48 books for 960.5 coins within two days of the great fair."
+    german = "Ein Laden verkaufte 1.250 Stifte für 375 Münzen und 48 Bücher für 960,5 Münzen."
+    bengali = "১২৫০ ৩৭৫ ৪৮ ৯৬০.৫"
+    for prompt in (german, bengali):
+        (hit,) = _hits(document, prompt)
+        assert hit.kind is Kind.TRANSLATION and not hit.contaminates
+    assert _hits(document, german.replace("375", "376")) == []
+
+
+def test_small_numbers_prove_nothing() -> None:
+    """3, 4 and 7 stand in many texts: too few bits to point at a document."""
+    assert _hits("He bought 3 pens, 4 books and 7 lamps and went home early because of rain.", "Use 3, 4 and 7.") == []
+
+
+def test_short_and_unspaced_documents_are_tested_by_characters() -> None:
+    """A document of fewer than eight words, or in a script without spaces, is found inside of a longer text."""
+    short, chinese = (
+        "Who invented the electric guitar?",
+        "珍妮特的鸭子每天下十六个蛋她每天早上吃三个并用四个给朋友烤松饼",
+    )
+    index = _index(short, chinese)
+    assert index.tests == [Test.CHARACTERS, Test.CHARACTERS]
+    assert [hit.document for hit in index.look_up(f"Tell me: {short.lower()} And when was that?")] == [0]
+    assert [hit.document for hit in index.look_up(f"请回答：{chinese}？谢谢")] == [1]
+    assert index.look_up("Who invented the steam engine, and who the light bulb?") == []
+
+
+def test_what_cannot_be_tested_is_counted() -> None:
+    """Documents that are very short, or say nothing that a dozen others do not, count as untestable."""
+    template = "Use every one of the given numbers once to reach the target value: {} and {}"
+    texts = [
+        template.format(*pair) for pair in (("a", "b"), ("a", "b"), ("a", "b"), ("a", "b"), ("a", "b"), ("a", "b"))
+    ]
+    index = _index(*texts, "Why?", QUESTION)
+    assert index.tests == [Test.EXACT_ONLY] * 7 + [Test.WORDS]
+    result = check(index, [PromptText("p", QUESTION)])
+    assert result.tested_by == {"task": {"exact only": 7, "words": 1}}
+    assert result.valid and result.prompts_contaminated == 1
+
+
+def test_an_index_without_testable_documents_is_void() -> None:
+    """With nothing to plant the controls fail: a check that cannot find anything must not pass."""
+    assert not check(_index("Why?"), [PromptText("p", QUESTION)]).valid
+
+
+def test_a_broken_detector_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the look-up finds nothing, or everything, a control fails."""
+    index = _index(QUESTION, OTHER)
+    monkeypatch.setattr(Index, "look_up", lambda *_: [])
+    assert not check(index, []).valid
+    monkeypatch.setattr(Index, "look_up", lambda *_: [Hit(0, Kind.EXACT, 1.0, contaminates=True)])
+    assert not check(index, []).valid
+
+
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
+
+
+@given(st.lists(_TEXTS, max_size=5), _TEXTS)
+def test_every_document_finds_itself_and_no_text_breaks_the_index(documents: list[str], prompt: str) -> None:
+    """Any text can be indexed and looked up; a document looked up is found, exactly and first."""
+    index = _index(*documents)
+    index.look_up(prompt)
+    for number, document in enumerate(documents):
+        hit = next(hit for hit in index.look_up(document) if hit.document == number)
+        assert hit.kind is Kind.EXACT and hit.contaminates
+
+
+@given(st.decimals(0, 10**9, allow_nan=False, places=2))
+def test_a_number_has_one_spelling(value: object) -> None:
+    """1,234.50, 1.234,50 and 1234.5 are one number."""
+    english = f"{value:,.2f}"
+    german = english.translate(str.maketrans(",.", ".,"))
+    spelled = [t.multiset(t.numbers(t.words(text))) for text in (english, german, f"{value:.2f}")]
+    assert spelled[0] == spelled[1] == spelled[2]
+
+
+def test_several_processes_say_the_same() -> None:
+    """One process and two give one result, in the prompts' order."""
+    texts = [OTHER, QUESTION, "Nothing to see here, only words that no evaluation has ever put in this order before."]
+    prompts = [PromptText(str(number), texts[number % 3]) for number in range(24_000)]
+    seen: dict[int, list[bool]] = {1: [], 2: []}
+    results: dict[int, Contamination] = {}
+    for jobs in (1, 2):
+        results[jobs] = check(
+            _index(QUESTION), prompts, jobs=jobs, on_prompt=lambda bad, _, jobs=jobs: seen[jobs].append(bad)
+        )
+    assert results[1] == results[2]
+    assert seen[1] == seen[2] == [number % 3 == 1 for number in range(24_000)]
+
+
+def test_memory_does_not_grow_with_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times the prompts need no more memory."""
+    monkeypatch.setattr(module, "CHUNK", 500)
+    monkeypatch.setattr(module, "SMALL", 2_000)
+    index = _index(QUESTION, OTHER)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        check(index, (PromptText(str(number), f"{number} {QUESTION[: number % 90]}") for number in range(count)))
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    peak(2_000)
+    assert peak(24_000) < 1.2 * peak(6_000)
+
+
+# --- files and the command --------------------------------------------------------------------------------------------
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    prompts, documents = folder / "prompts.jsonl", folder / "eval.csv"
+    lines = [{"id": "bad", "prompt": QUESTION}, {"id": "good", "prompt": OTHER}, {"prompt": [{"content": "Hello?"}]}]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with documents.open("w", newline="") as file:
+        csv.writer(file).writerows([["question"], [QUESTION]])
+    return prompts, documents
+
+
+def test_the_clean_set_is_written(tmp_path: Path) -> None:
+    """--drop writes the rows that contaminate nothing, byte for byte, and --json says what was left out."""
+    prompts, documents = _files(tmp_path)
+    clean = tmp_path / "clean.jsonl"
+    found = CliRunner().invoke(
+        app, ["decontaminate", str(prompts), "--against", str(documents), "--drop", str(clean), "--json"]
+    )
+    assert found.exit_code == 0, found.output
+    said = json.loads(found.stdout)
+    assert (said["kept"], said["prompts_contaminated"], said["valid"]) == (2, 1, True)
+    assert said["findings"][0]["examples"] == ["bad"]
+    assert clean.read_text() == "".join(prompts.read_text().splitlines(keepends=True)[1:])
+
+
+def test_nothing_is_written_when_the_set_cannot_be_read(tmp_path: Path) -> None:
+    """A broken line names itself, and no half of a clean set stays behind."""
+    prompts, documents = _files(tmp_path)
+    with prompts.open("a") as file:
+        file.write("{broken\n")
+    found = CliRunner().invoke(
+        app, ["decontaminate", str(prompts), "--against", str(documents), "--drop", str(tmp_path / "clean.jsonl")]
+    )
+    assert isinstance(found.exception, PromptError) and "line 4" in str(found.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.csv", "prompts.jsonl"]
+
+
+def test_the_field_must_be_known(tmp_path: Path) -> None:
+    """A file without a usual field says which fields it has."""
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"frage": "Was?"}\n')
+    with pytest.raises(PromptError, match="frage"):
+        list(rows(path))
+    assert [row.text for row in rows(path, "frage")] == ["Was?"]
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+
+def _shared(name: str) -> Path:
+    assert SHARED is not None
+    return Path(SHARED) / name
+
+
+def _gsm8k() -> list[str]:
+    return [row.text for row in rows(_shared("gsm8k/test.jsonl"))]
+
+
+def _contaminated(index: Index, prompts: list[str]) -> int:
+    return check(index, [PromptText(str(number), text) for number, text in enumerate(prompts)]).prompts_contaminated
+
+
+@real
+def test_every_item_of_mgsm_is_found_in_gsm8k() -> None:
+    """250 of 250: the English part of MGSM lies inside of GSM8K's test set."""
+    index = _index(*_gsm8k())
+    assert _contaminated(index, [row.text for row in rows(_shared("mgsm/mgsm_en.tsv"))]) == 250
+
+
+@real
+def test_number_swapped_items_are_found() -> None:
+    """At least 98 % of GSM8K items with all their numbers drawn anew."""
+    rng = random.Random(0)
+    questions = _gsm8k()
+    swapped = [re.sub(r"\d+", lambda found: str(rng.randint(2, 10 ** (len(found[0]) + 1))), q) for q in questions]
+    assert _contaminated(_index(*questions), swapped) >= 0.98 * len(questions)
+
+
+@real
+def test_unrelated_sets_do_not_contaminate_each_other() -> None:
+    """No contamination between GSM8K, TruthfulQA, XSTest and BFCL's questions, in either direction."""
+    sets = {
+        "gsm8k": _gsm8k(),
+        "truthfulqa": [row.text for row in rows(_shared("truthfulqa/TruthfulQA.csv"), "Question")],
+        "xstest": [row.text for row in rows(_shared("xstest/xstest_prompts.csv"), "prompt")],
+        "bfcl": [row.text for row in rows(_shared("bfcl/BFCL_v4_simple_python.json"), "question")],
+    }
+    for one, documents in sets.items():
+        index = _index(*documents)
+        for other, prompts in sets.items():
+            assert one == other or _contaminated(index, prompts) == 0, (one, other)
+
+
+@real
+@pytest.mark.parametrize("language", ["de", "es", "fr", "ru", "zh", "th", "bn", "te", "sw", "ja"])
+def test_translations_are_pointed_at(language: str) -> None:
+    """Of MGSM's translations, those with enough numbers are matched with their English original, by number alone."""
+    english = [row.text for row in rows(_shared("mgsm/mgsm_en.tsv"))]
+    index = _index(*english)
+    right = matched = 0
+    for number, row in enumerate(rows(_shared(f"mgsm/mgsm_{language}.tsv"))):
+        found = [hit.document for hit in index.look_up(row.text) if hit.kind is Kind.TRANSLATION]
+        matched += bool(found)
+        right += number in found
+    assert matched >= 35 and right >= 0.95 * matched
