@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from grpo_audit.ledger.batch import check_place
 from grpo_audit.ledger.event import Event
@@ -16,6 +19,7 @@ _STATES = {
     EventKind.RUN_RESUMED: RunState.RESUMED,
     EventKind.RUN_SEALED: RunState.SEALED,
     EventKind.RUN_ABORTED: RunState.ABORTED,
+    EventKind.RUN_ABANDONED: RunState.ABANDONED,
 }
 
 
@@ -33,18 +37,49 @@ class RunCourse:
     saved: list[tuple[int, e.ModelSaved]] = field(default_factory=list)
     snapshots: list[tuple[int, e.Snapshot]] = field(default_factory=list)
     artifacts: list[tuple[int, e.Artifact]] = field(default_factory=list)
+    since: Counter[EventKind] = field(default_factory=Counter)
+    """Events seen by this verification; the history may know of more."""
+
+    def learn(self, seq: int, payload: e.Payload) -> None:
+        """Keep what later events and files are compared with."""
+        match payload:
+            case e.RunRegistered():
+                self.name = payload.name
+                self.base = payload.model.weights_digest
+                record = payload.config.get("record")
+                folder = record.get("folder") if isinstance(record, dict) else None
+                self.record_folder = folder if isinstance(folder, str) else ""
+            case e.Artifact():
+                self.artifacts.append((seq, payload))
+            case e.Snapshot():
+                self.snapshots.append((seq, payload))
+            case e.ModelSaved():
+                self.saved.append((seq, payload))
+            case _:
+                pass
 
     @property
     def verdict(self) -> RunVerdict:
         """The run in the report."""
-        return RunVerdict(self.history.run_id, self.name, self.state, sum(self.history.counts.values()))
+        return RunVerdict(self.history.run_id, self.name, self.state, sum(self.since.values()))
+
+
+class Past(Protocol):
+    """What was verified before an incremental verification begins."""
+
+    def course(self, run_id: str) -> RunCourse:
+        """A run as it stood there; its history knows which kinds of event there were, not how many."""
+
+    def counts(self, run_id: str) -> Counter[EventKind]:
+        """How many there were."""
 
 
 class Courses:
     """Steps (11) to (13), event by event."""
 
-    def __init__(self, order: Tally, seals: Tally, weights: Tally) -> None:
+    def __init__(self, order: Tally, seals: Tally, weights: Tally, past: Past | None = None) -> None:
         self.runs: dict[str, RunCourse] = {}
+        self._past = past
         self._order = order
         self._seals = seals
         self._weights = weights
@@ -61,12 +96,13 @@ class Courses:
             self._order.wrong(f"event {event.seq}: {error}")
         if event.run_id is None:
             return 0
-        course = self.runs.get(event.run_id)
-        if course is None:
-            course = self.runs[event.run_id] = RunCourse(RunHistory(event.run_id))
+        course = self._course(event.run_id)
         # (12) A seal states what it seals, and nothing but annotations follows.
         if event.payload.kind is EventKind.RUN_SEALED:
             self._seals.saw()
+            if self._past is not None:
+                course.history.counts = self._past.counts(event.run_id) + course.since
+        course.since[event.payload.kind] += 1
         try:
             course.history.follow(event.payload)
         except SealError as error:
@@ -78,20 +114,37 @@ class Courses:
         self._follow_weights(course, event.seq, event.payload)
         return course.history.attempt
 
+    def count(self, seq: int, counts: Mapping[tuple[str | None, str], int]) -> None:
+        """Take a stretch of events into account of which only run, kind and number matter: rules (11) and (12)."""
+        for (run_id, name), number in counts.items():
+            kind = EventKind(name)
+            self._order.saw(number)
+            if run_id is None:
+                self._order.wrong(f"from event {seq} on: {kind} belongs to a run, but names none", number)
+                continue
+            course = self._course(run_id)
+            if not course.history.counts[EventKind.RUN_REGISTERED]:
+                problem = f"from event {seq} on: {kind} comes before the registration of run {run_id}"
+                self._order.wrong(problem, number)
+            elif course.history.sealed:
+                self._seals.wrong(f"from event {seq} on: {kind} comes after the seal of run {run_id}", number)
+            course.history.counts[kind] += number
+            course.since[kind] += number
+
+    def know(self, run_ids: Iterable[str]) -> None:
+        """Look up runs of the past that nothing new happened to; all are in this order then."""
+        self.runs = {**{run_id: self._course(run_id) for run_id in run_ids}, **self.runs}
+
+    def _course(self, run_id: str) -> RunCourse:
+        course = self.runs.get(run_id)
+        if course is None:
+            course = self._past.course(run_id) if self._past else RunCourse(RunHistory(run_id))
+            self.runs[run_id] = course
+        return course
+
     def _follow_weights(self, course: RunCourse, seq: int, payload: e.Payload) -> None:
+        course.learn(seq, payload)
         match payload:
-            case e.RunRegistered():
-                course.name = payload.name
-                course.base = payload.model.weights_digest
-                record = payload.config.get("record")
-                folder = record.get("folder") if isinstance(record, dict) else None
-                course.record_folder = folder if isinstance(folder, str) else ""
-            case e.Artifact():
-                course.artifacts.append((seq, payload))
-            case e.Snapshot():
-                course.snapshots.append((seq, payload))
-            case e.ModelSaved():
-                course.saved.append((seq, payload))
             case e.EvalTask() if payload.phase != "train":
                 before = payload.phase == "pre"
                 self._same(course, seq, f"{payload.task} {payload.phase}", payload.weights_digest, base=before)

@@ -23,6 +23,11 @@ class Attestation(StrEnum):
     """Who vouches for the record besides its maker."""
 
     SELF_ATTESTED = "SELF-ATTESTED"
+    """Nobody that the verifier knows."""
+    TIMESTAMPED = "TIMESTAMPED"
+    """A time-stamp authority: the head existed then. It remembers no history."""
+    WITNESSED = "WITNESSED"
+    """Witnesses that remember the log and refuse another history."""
 
 
 class KeySource(StrEnum):
@@ -96,6 +101,19 @@ class VerifyReport:
     tail: Tail | None
     not_shown: list[str] = field(default_factory=list)
     """What this verdict does not say."""
+    witnessed: int = 0
+    """Trusted witnesses that vouch for a head of this log."""
+    witnesses: int = 0
+    """Trusted witnesses, given or pinned."""
+    verified_from: int = 0
+    """Events before this one were not looked at: an incremental verification. 0 when everything was."""
+
+    @property
+    def vouched(self) -> str:
+        """The attestation as the verdict prints it: ``WITNESSED(1/2)``."""
+        if self.attestation is Attestation.WITNESSED:
+            return f"{self.attestation}({self.witnessed}/{self.witnesses})"
+        return self.attestation.value
 
     @property
     def ok(self) -> bool:
@@ -140,9 +158,9 @@ class Tally:
         """Things were looked at."""
         self._seen += count
 
-    def wrong(self, problem: str) -> None:
-        """One of them is not as it should be."""
-        self._num_problems += 1
+    def wrong(self, problem: str, count: int = 1) -> None:
+        """So many of them are not as they should be, in the same way."""
+        self._num_problems += count
         if len(self._problems) < self.SHOWN:
             self._problems.append(problem)
 
@@ -153,6 +171,18 @@ class Tally:
     def nothing(self, why: str) -> None:
         """Why there was nothing to look at, when there was nothing."""
         self._nothing = why
+
+    def add(self, other: Tally) -> None:
+        """Take over what another tally of the same check has seen, as if it had happened to this one."""
+        self._seen += other._seen
+        self._num_problems += other._num_problems
+        self._problems += other._problems[: self.SHOWN - len(self._problems)]
+        self._remarks += other._remarks
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether anything was wrong."""
+        return self._num_problems > 0
 
     def check(self, *, reached: bool = True) -> Check:
         """The result. ``reached`` is False when the procedure broke off before this check was complete."""

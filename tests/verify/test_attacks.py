@@ -115,10 +115,10 @@ def own_key(record: Path) -> tuple[SigningKey, str]:
 
 
 def test_an_untouched_record_passes(record: Path) -> None:
-    """The record every attack starts from holds: each check passes, but for witnesses, of which there are none."""
+    """The record every attack starts from holds: each check passes, but for witnesses and signed annotations, of which there are none."""
     report = verify(record)
     assert report.ok and report.sealed
-    assert {check.name for check in report.checks if check.outcome is not Outcome.PASSED} == {"witnesses"}
+    assert {check.name for check in report.checks if check.outcome is not Outcome.PASSED} == {"witnesses", "signed annotations"}
     assert report.key_source is KeySource.PINNED
 
 
@@ -209,7 +209,7 @@ def test_appending_a_forged_tail(record: Path) -> None:
             "INSERT INTO event VALUES (?, ?, ?, ?, ?)",
             (seq + 1, value["run"], value["kind"], forged, leaf_hash(forged)),
         )
-    assert failed(verify(record)) == {"coverage"}
+    assert failed(verify(record)) == {"coverage", "projections"}
 
 
 def test_appending_a_forged_tail_with_a_checkpoint_of_another_key(record: Path) -> None:
@@ -234,7 +234,7 @@ def test_appending_a_forged_tail_with_a_checkpoint_of_another_key(record: Path) 
             "INSERT INTO checkpoint VALUES (?, ?, ?, ?)",
             (frontier.size, frontier.root(), note, frontier.to_bytes()),
         )
-    assert failed(verify(record)) == {"signed heads"}
+    assert failed(verify(record)) == {"signed heads", "projections"}
 
 
 @pytest.mark.parametrize("column", ["kind", "run_id"])
@@ -261,7 +261,7 @@ def test_a_body_that_is_not_canonical(record: Path) -> None:
             "UPDATE checkpoint SET root = ?, note = ?, frontier = ? WHERE size = ?",
             (frontier.root(), note, frontier.to_bytes(), seq + 1),
         )
-    assert failed(verify(record)) == {"bodies", "remembered head"}
+    assert failed(verify(record)) == {"bodies", "projections", "remembered head"}
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def cut(record: Path, events: int) -> None:
         size = max(item for item in sizes if item <= last + 1 - events)
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
-            if table not in ("checkpoint", "alembic_version"):
+            if table not in ("checkpoint", "alembic_version", "witness"):
                 connection.execute(f"DELETE FROM {table} WHERE seq >= ?", (size,))
         connection.execute("DELETE FROM checkpoint WHERE size > ?", (size,))
 

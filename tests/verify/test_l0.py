@@ -13,6 +13,7 @@ from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.ledger.runs import RunState
 from grpo_audit.record.events import Artifact, EvalTask, EventKind
 from grpo_audit.verify import Attestation, Outcome, l0 as procedure, verify
+from grpo_audit.verify.steps import NAMES
 
 BuildRecord = Callable[..., str]
 DOCS = Path(__file__).parents[2] / "docs"
@@ -89,11 +90,10 @@ def test_the_key_of_somebody_else_fails(record: tuple[Path, str]) -> None:
     assert report.exit_code is ExitCode.VERIFICATION_FAILED
 
 
-def test_progress_ends_at_the_number_of_events(record: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_ends_at_the_number_of_events(record: tuple[Path, str]) -> None:
     """progress(done, total) rises to (events, events)."""
-    monkeypatch.setattr(procedure, "_REPORT_EVERY", 50)
     seen: list[tuple[int, int]] = []
-    report = verify(record[0], progress=lambda done, total: seen.append((done, total)))
+    report = verify(record[0], progress=lambda done, total: seen.append((done, total)), width=64)
     assert seen[-1] == (report.events, report.events)
     assert seen == sorted(seen) and len(seen) > 2
 
@@ -135,9 +135,9 @@ def test_an_artifact_kept_in_the_record_must_have_its_digest(tmp_path: Path, bui
 
 
 def test_checks_are_numbered_like_the_procedure() -> None:
-    """The docstring, docs/verification.md and the report have the same steps, (0) to (15)."""
+    """The docstring, docs/verification.md and the report have the same steps, (0) to (16)."""
     page = (DOCS / "verification.md").read_text(encoding="utf-8")
-    for number in range(len(procedure._NAMES)):
+    for number in range(len(NAMES)):
         assert f"({number})" in (procedure.__doc__ or "")
         assert f"({number})" in page
-    assert f"({len(procedure._NAMES)})" not in page
+    assert f"({len(NAMES)})" not in page
