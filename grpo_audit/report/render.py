@@ -1,4 +1,4 @@
-"""Report data into files: one self-contained ``report.html`` and a ``MODEL_CARD.md`` for the Hub."""
+"""Report data into files: one self-contained ``report.html``, a ``MODEL_CARD.md`` for the Hub, and ``report.json``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from grpo_audit.report.curves import training_figures
 from grpo_audit.report.escape import finalize, markdown, markdown_block, markdown_code, visible_html
 from grpo_audit.report.evidence import MEANING, Source
 from grpo_audit.report.figures import release_figures
+from grpo_audit.report.files import CARD_NAME, DATA_NAME, HTML_NAME, render_data
 from grpo_audit.report.model import CoverageRow, ReleaseRow, ReportData, Standing
 
 PACKAGE = "grpo_audit_templates"
-HTML_NAME, CARD_NAME = "report.html", "MODEL_CARD.md"
 
 SECTIONS: tuple[tuple[str, str], ...] = (
     ("release", "Release results"),
@@ -58,19 +58,21 @@ _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(Z|\+00:00)")
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """Where the two files are."""
+    """Where the files are."""
 
     html: Path
     card: Path
+    data: Path
 
 
 def render(data: ReportData, folder: Path) -> ReportPaths:
-    """Write both files into ``folder``. Same data, same bytes; a reader never sees half a file.
+    """Write the page, the card and the data behind both into ``folder``. Same data, same bytes; a reader never sees
+    half a file.
 
     Raises StorageError when the folder cannot be written.
     """
-    paths = ReportPaths(folder / HTML_NAME, folder / CARD_NAME)
-    texts = {paths.html: render_html(data), paths.card: render_card(data)}
+    paths = ReportPaths(folder / HTML_NAME, folder / CARD_NAME, folder / DATA_NAME)
+    texts = {paths.html: render_html(data), paths.card: render_card(data), paths.data: render_data(data)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
@@ -141,6 +143,7 @@ def _html_environment() -> Environment:
         share=numbers.share,
         duration=numbers.duration,
         powers=numbers.powers,
+        energy=numbers.energy,
         size=numbers.size,
     )
     return environment

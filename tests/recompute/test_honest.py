@@ -26,11 +26,12 @@ def test_honest_record_passes_every_step(honest: Path, level_1: Level1) -> None:
     assert outcomes(checks) == {}
 
 
+DYNAMIC = {"dynamic_sampling": True, "max_rounds": 3}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "grpo": {"preset": "grpo"},
     "dr_grpo": {"preset": "dr_grpo"},
     "rloo": {"preset": "rloo", "objective": {"kl": {"beta": 0.05}}},
-    "dapo": {"preset": "dapo", "objective": {"soft_overlong_tokens": 5}, "sampling": {"dynamic_sampling": True}},
+    "dapo": {"preset": "dapo", "objective": {"soft_overlong_tokens": 5}, "sampling": DYNAMIC},
     "bnpo": {"preset": "bnpo", "rewards": [{"name": "x", "source": "rewards.py:fussy"}]},
     "gspo": {"preset": "gspo"},
     "population deviation, large epsilon": {"objective": {"advantage": {"ddof": 0, "epsilon": 0.1}}},
@@ -40,8 +41,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
                                      "soft_overlong_tokens": 3}},
     "normalise-each, dynamic": {"objective": {"advantage": {"normaliser": "batch", "sources": "normalise-each"}},
                                 "sampling": {"dynamic_sampling": True, "max_rounds": 2}},
-    "batch, dynamic": {"objective": {"advantage": {"normaliser": "batch"}}, "sampling": {"dynamic_sampling": True}},
-    "beta, dynamic": {"objective": {"advantage": {"normaliser": "beta"}}, "sampling": {"dynamic_sampling": True},
+    "batch, dynamic": {"objective": {"advantage": {"normaliser": "batch"}}, "sampling": DYNAMIC},
+    "beta, dynamic": {"objective": {"advantage": {"normaliser": "beta"}}, "sampling": DYNAMIC,
                       "rewards": [{"name": "x", "source": "rewards.py:fussy"}]},
     "failing train source": {"rewards": [{"name": "fussy", "source": "rewards.py:fussy"},
                                          {"name": "vowels", "source": "rewards.py:vowels", "weight": -0.3}]},

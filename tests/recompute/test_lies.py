@@ -128,7 +128,7 @@ LIES: dict[str, tuple[int, Lie]] = {
     # (20)
     "group size in the configuration alone": (20, in_config("sampling.group_size", 5)),
     "formula": (20, changes(e.RunRegistered, lambda it: {"formula": it.formula | {"advantage": "A_i = r_i"}})),
-    "preset difference kept quiet": (20, changes(e.RunRegistered, lambda it: {"preset_differences": []})),
+    "preset difference kept quiet": (20, changes(e.RunRegistered, lambda _: {"preset_differences": []})),
     "weight in the identity": (
         20,
         changes(e.RunRegistered, lambda it: {"rewards": [it.rewards[0].model_dump() | {"weight": 2.0},
@@ -256,5 +256,5 @@ def test_lie_is_invisible_at_level_0(told: list[NewEvent], tmp_path: Path) -> No
 
 def test_resealing_alone_changes_nothing(told: list[NewEvent], tmp_path: Path, level_1: Level1) -> None:
     """The copy without a lie passes: the failures above are the lies' own."""
-    record = resealed(told, tmp_path / "record.db", lambda events: None)
+    record = resealed(told, tmp_path / "record.db", lambda _: None)
     assert [check.detail for check in level_1(record).values() if check.outcome is not Outcome.PASSED] == []

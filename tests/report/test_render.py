@@ -90,7 +90,7 @@ def test_both_files_are_written(data: ReportData, tmp_path: Path) -> None:
     paths = render(data, tmp_path / "new" / "folder")
     assert paths.html.read_text(encoding="utf-8") == render_html(data)
     assert paths.card.read_text(encoding="utf-8") == render_card(data)
-    assert {path.name for path in paths.html.parent.iterdir()} == {"report.html", "MODEL_CARD.md"}
+    assert {path.name for path in paths.html.parent.iterdir()} == {"report.html", "MODEL_CARD.md", "report.json"}
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE(paths.html.stat().st_mode) == 0o666 & ~mask
@@ -108,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file(data: ReportData, tmp_path: Path, mo
     with pytest.raises(StorageError, match="No space left on device"):
         render(data, tmp_path)
     assert paths.html.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "MODEL_CARD.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "MODEL_CARD.md", "report.json"}
 
 
 def test_a_folder_that_is_a_file_is_one_line(data: ReportData, tmp_path: Path) -> None:
