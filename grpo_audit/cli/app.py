@@ -30,6 +30,7 @@ from grpo_audit.cli import (
     report,
     run,
     runs,
+    upgrade,
     verify,
     witness,
 )
@@ -61,6 +62,7 @@ app.command("abandon")(abandon.abandon)
 app.command("annotate")(annotate.annotate)
 app.command("coverage")(coverage.coverage)
 app.command("erase")(erase.erase)
+app.command("upgrade")(upgrade.upgrade)
 app.command("export")(export.export)
 app.command("bundle")(bundle.bundle)
 app.command("prove")(prove.prove)
