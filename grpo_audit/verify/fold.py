@@ -78,8 +78,8 @@ class Fold:
         for size, hashes in segment.marks.items():
             if self._is_whole:
                 self.roots[size] = self._at(segment, size, hashes).root()
+        self.contents.add(segment.missing)  # before the erasures of the same segment, which speak of it
         self._follow(segment)
-        self.contents.add(segment.missing)
         self.times.update(segment.times)
         self._previous = segment.last_leaf or self._previous
         self.newest_note = segment.newest_note or self.newest_note

@@ -25,8 +25,8 @@ SHARED = os.environ.get("GRPO_AUDIT_SHARED_DATA")
 real = pytest.mark.skipif(SHARED is None, reason="GRPO_AUDIT_SHARED_DATA names no folder with real evaluation data")
 
 QUESTION = (
-    "A baker puts 12 trays with 30 rolls each into the oven before dawn, sells 245 of them in the morning and gives the "
-    "remaining ones to the shelter across the street. How many rolls does the shelter get?"
+    "A baker puts 12 trays with 30 rolls each into the oven before dawn, sells 245 of them in the morning and gives "
+    "the remaining ones to the shelter across the street. How many rolls does the shelter get?"
 )
 OTHER = (
     "Write a short poem about the sea in winter, with two stanzas of four lines, and do not mention the colour blue."
