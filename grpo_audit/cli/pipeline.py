@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grpo_audit.cli import console
 from grpo_audit.cli.prepare import Prepared, registration
+from grpo_audit.cli.witness import ask_witnesses
 from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.preflight.inspect import PREFIX, Finding as Noticed
@@ -283,13 +284,17 @@ class Pipeline:
     def execute(self, start: Snapshot | None) -> None:
         """All phases in order. An error is recorded as ``run.aborted`` and raised on; the run can be resumed."""
         try:
+            self._show_witnesses()
             self.evaluate("pre", self.prepared.policy, self.prepared.model.weights_digest)
+            self._show_witnesses()
             saved = self._saved_and_unchanged()
             if saved is None:
                 saved = self.train(start)
             else:
                 self.prepared.world.tell(None)  # to the other processes: nothing is left to train
+            self._show_witnesses()
             self._evaluate_saved(saved)
+            self._show_witnesses()
             if not self._compared():
                 self.compare()
             self.seal()
@@ -297,6 +302,11 @@ class Pipeline:
             if not isinstance(error, StorageError):  # a record that cannot be written cannot say so
                 self.append(RunAborted(error=str(error)))
             raise
+        self._show_witnesses()
+
+    def _show_witnesses(self) -> None:
+        """Somebody else shall remember the newest head. Raises WitnessRefused when one remembers another history."""
+        ask_witnesses(self.project, self.prepared.config.record.witnesses)
 
     def _saved_and_unchanged(self) -> ModelSaved | None:
         saved = self.last(EventKind.MODEL_SAVED)

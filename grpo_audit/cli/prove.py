@@ -47,7 +47,9 @@ def prove(
 ) -> None:
     """Prove that an event is in the record, to somebody who does not have the record.
 
-    For a run this proves its registration: that it, its rewards and its gates were fixed, and when the head was signed.
+    For a run this proves its registration: model, rewards, prompts and gates as they were fixed before that head was
+    signed (and, with --witnessed, cosigned by a witness at a stated time).
+
     The proof (https://c2sp.org/tlog-proof) holds the whole event: share it only with those who may read that. Check one
     with --check FILE --key KEY; it needs no record. Exit code 0: it holds; 1: it does not.
     """

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 from sqlalchemy import func, select
 
 from grpo_audit.cli import console
@@ -65,13 +63,11 @@ def list_(db: Db = DEFAULT_DB, json: Json = False) -> None:
     if not rows:
         console.out.print("no witness: add one with grpo-audit witness add dir:FOLDER")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("witness", "kind", "seen", "of", "statements", "kept (UTC)", "specification"):
-        table.add_column(name, overflow="fold")
     for row in rows:
-        cells = (row["name"], row["kind"], row["seen"], size, row["statements"], row["at"] or "-", row["spec"] or "-")
-        table.add_row(*(escape(console.visible(str(cell))) for cell in cells))
-    console.out.print(table)
+        seen = f"saw {row['seen']:,} of {size:,} events, kept {row['at']}" if row["statements"] else "has seen nothing"
+        state = row["spec"] or "not asked any more"
+        line = f"{row['name']}  {row['kind']}  {seen}  ({state})"
+        console.out.print(console.visible(line), soft_wrap=True, markup=False)
 
 
 @app.command("ask")

@@ -252,3 +252,7 @@ class RecordConfig(Section):
 
     folder: str = "runs"
     """Snapshots, trained weights and reports go to ``FOLDER/RUN``."""
+
+    witnesses: list[str] = []
+    """Who else is shown the record's heads after registration, after each phase and after the seal: ``dir:FOLDER``,
+    ``tsa:URL#CA.pem``, ``git:CLONE[#BRANCH]``, relative to the working directory. See docs/witnesses.md."""

@@ -35,6 +35,7 @@ def add(project_id: str, spec: str) -> Pin:
     Raises ConfigError for a specification that names none; WitnessUnavailable when it cannot be reached; WitnessRefused
     when another witness, or the same with another key, is pinned under that name.
     """
+    spec = kinds.settled(spec)
     kind, rest = kinds.split(spec)
     witness = kind.witness(rest)
     pin = Pin(spec, witness.name, kind.name, witness.anchor())
@@ -67,7 +68,7 @@ def ask_all(project: Project, specs: Sequence[str] = (), *, size: int | None = N
     results: list[Asked] = []
     refusal: WitnessRefused | None = None
     known = {pin.spec for pin in pins.read(project.project_id)}
-    for spec in dict.fromkeys(specs):
+    for spec in dict.fromkeys(map(kinds.settled, specs)):
         if spec not in known:
             try:
                 add(project.project_id, spec)
@@ -115,8 +116,11 @@ def ask(project: Project, witness: Witness, *, size: int | None = None) -> int:
 
 def _open(pin: Pin) -> Witness:
     """The witness behind a pin, unless it is another one by now. Raises WitnessRefused, WitnessUnavailable."""
-    kind, rest = kinds.split(pin.spec)
-    witness = kind.witness(rest)
+    try:
+        kind, rest = kinds.split(pin.spec)
+        witness = kind.witness(rest)
+    except ConfigError as error:  # it was there when it was added
+        raise WitnessUnavailable(error.what, found=error.found, next_step=error.next_step) from error
     if witness.anchor() != pin.anchor:
         raise WitnessRefused(
             f"The witness at {pin.spec} is not the one that was added",

@@ -199,9 +199,14 @@ def open_folder(folder: Path, name: str | None = None) -> DirectoryWitness:
 
 
 def _load_cosigner(folder: Path) -> Cosigner:
-    """The witness' private key under the name that its public file states. Raises StorageError."""
+    """The witness' private key under the name that its public file states. Raises WitnessUnavailable."""
     public = _read_key(folder / "witness.vkey")
-    cosigner = _cosigner(public.name, SigningKey.load(folder / "witness.key"))
+    try:
+        cosigner = _cosigner(public.name, SigningKey.load(folder / "witness.key"))
+    except WitnessUnavailable:
+        raise
+    except StorageError as error:
+        raise WitnessUnavailable(error.what, found=error.found, next_step=error.next_step) from error
     if cosigner.key != public:
         raise WitnessUnavailable(f"The keys in {folder} do not belong together", next_step="Restore the folder")
     return cosigner
@@ -335,6 +340,10 @@ class DirectoryKind:
 
     name = KIND
     prefix = "dir"
+
+    def settled(self, rest: str) -> str:
+        """The absolute path."""
+        return str(Path(rest).absolute())
 
     def witness(self, rest: str) -> DirectoryWitness:
         """The witness in a folder, made on first use."""

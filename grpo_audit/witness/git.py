@@ -274,6 +274,12 @@ class GitKind:
     name = KIND
     prefix = "git"
 
+    def settled(self, rest: str) -> str:
+        """The absolute path."""
+        push = "push:" if rest.startswith("push:") else ""
+        folder, hash_, branch = rest.removeprefix("push:").partition("#")
+        return f"{push}{Path(folder).absolute()}{hash_}{branch}"
+
     def witness(self, rest: str) -> Repository:
         """The clone to commit to."""
         return self._open(rest)

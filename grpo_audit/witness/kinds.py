@@ -57,6 +57,14 @@ def split(spec: str) -> tuple[WitnessKind, str]:
     )
 
 
+def settled(spec: str) -> str:
+    """The specification of a witness to ask, whatever the working directory will be. Raises ConfigError."""
+    kind, rest = split(spec)
+    if not spec.startswith(f"{kind.prefix}:"):
+        raise ConfigError(f"{spec!r:.200} is a key to check with, not a witness to ask", expected=f"{kind.prefix}:...")
+    return f"{kind.prefix}:{kind.settled(rest)}"
+
+
 def _is_key(spec: str) -> bool:
     if Path(spec).is_file():
         return True

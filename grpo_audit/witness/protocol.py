@@ -129,8 +129,13 @@ class WitnessKind(Protocol):
     def prefix(self) -> str:
         """How a specification begins."""
 
+    def settled(self, rest: str) -> str:
+        """The same ``rest``, whatever the working directory will be."""
+
     def witness(self, rest: str) -> Witness:
-        """The witness that ``PREFIX:rest`` names. Raises ConfigError or WitnessUnavailable."""
+        """The witness that ``PREFIX:rest`` names. Raises ConfigError when it names none, WitnessUnavailable when it is
+        not there.
+        """
 
     def trusted(self, rest: str) -> Anchor:
         """The anchor that a verifier means by ``rest``, or that ``Witness.anchor`` gave. Raises ConfigError."""

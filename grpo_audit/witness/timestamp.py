@@ -237,10 +237,16 @@ class TimeStampKind:
     name = KIND
     prefix = "tsa"
 
+    def settled(self, rest: str) -> str:
+        """The certificate's absolute path."""
+        url, hash_, authority = rest.partition("#")
+        return f"{url}{hash_}{Path(authority).absolute() if authority else ''}"
+
     def witness(self, rest: str) -> TimeStampWitness:
         """The authority at a URL. Raises ConfigError."""
         url, _, authority = rest.partition("#")
-        if urlsplit(url).scheme not in ("http", "https", "file") or not authority:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https", "file") or "@" in parts.netloc or not authority:
             raise ConfigError(
                 f"{rest!r:.200} is no time-stamp authority to ask",
                 expected="tsa:https://HOST/PATH#CA.pem, or tsa:file:///FOLDER#CA.pem on a machine without network",
