@@ -29,6 +29,8 @@ WORDS = {
     Verdict.NO_DISCORDANT_PAIRS: "[dim]no change[/dim]",
 }
 """The verdicts, short enough for a terminal."""
+LEVELS = {"L0": "integrity", "L1": "recomputed"}
+"""What each level of verification is about."""
 LEGEND = "* safety behaviour; not worse: no regression beyond the margin fixed before step 0"
 
 
@@ -78,12 +80,18 @@ def verdict_line(report: VerifyReport) -> str:
         return f"[bold red]NOT INTACT[/bold red]  {run}: {escape(names)}"
     word = "[bold green]VERIFIED[/bold green]" if report.sealed else "[bold yellow]INTACT, UNFINISHED[/bold yellow]"
     key = f", key {report.key_source}" if report.key_source else ""
-    return f"{word}  {report.level} integrity, {report.attestation}{key}, {report.events:,} events, {run}"
+    return f"{word}  {report.level} {LEVELS[report.level]}, {report.vouched}{key}, {report.events:,} events, {run}"
 
 
 def verdict_json(report: VerifyReport) -> dict[str, object]:
     """The whole report, with what it derives, for programs."""
-    return {"ok": report.ok, "sealed": report.sealed, "exit_code": int(report.exit_code), **asdict(report)}
+    return {
+        "ok": report.ok,
+        "sealed": report.sealed,
+        "exit_code": int(report.exit_code),
+        "vouched": report.vouched,
+        **asdict(report),
+    }
 
 
 def finish(db: str, run_id: str, folder: Path, *, json: bool, target: Path | None = None) -> None:

@@ -76,7 +76,7 @@ def _record(verification: VerifyReport | None, head: Head) -> Statement:
         f"Level {verification.level} over {whole(verification.events)} events: {_counted(verification)}; signatures "
         f"checked with the key {_key(verification)}.{_tail(verification)}"
     )
-    return Statement("Record", "Intact", Standing.GOOD, verification.attestation.value, sentence, source)
+    return Statement("Record", "Intact", Standing.GOOD, verification.vouched, sentence, source)
 
 
 def _counted(verification: VerifyReport) -> str:

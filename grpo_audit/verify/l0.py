@@ -178,6 +178,8 @@ class _Procedure:
                 self._older = found.older
                 for text in found.remarks:
                     self.tallies[DATABASE].remark(text)
+                if isinstance(found.source, BundleSource):
+                    self._limits += found.source.not_shown()
                 self._read(found, progress)
                 chosen = self._choose_run(found)
                 if self._is_complete:
@@ -360,6 +362,8 @@ class _Procedure:
             if self._begin and reader is not None:
                 roots.update(self._stored_roots(reader, self._witnesses))
             self._witnesses.judge(roots)
+            if self._begin and reader is not None:
+                fold.times.update(_stored_times(reader, self._witnesses.standing.size, stop - 1))
         if self._options.new and not fold.count:
             self.tallies[NUMBERING].nothing("nothing is new")
         self._is_complete = True
@@ -471,6 +475,11 @@ class _Procedure:
         )
         report.not_shown.extend(not_shown(report, self._remembered, self._absent))
         report.not_shown.extend(self._limits)
+        if self._older is not None:
+            report.not_shown.append(
+                f"that the tables derived from the events said the same in schema version {self._older}: they were "
+                "derived anew"
+            )
         if report.ok:
             self._remember(report)
         return report
@@ -483,7 +492,7 @@ class _Procedure:
         size = fold.head.size
         seen = min(self._witnesses.standing.size, size)
         newest = fold.times[max(fold.times)]
-        oldest = fold.times.get(max(seen, self._begin), fold.times[min(fold.times)])
+        oldest = fold.times.get(seen, fold.times[min(fold.times)])
         try:
             first, last = datetime.fromisoformat(oldest), datetime.fromisoformat(newest)
         except ValueError:
@@ -502,6 +511,13 @@ class _Procedure:
             memory.update(fold.head, fold.newest_note)
         except StorageError as error:
             report.not_shown.append(f"a later truncation, because the head could not be remembered: {error}")
+
+
+def _stored_times(reader: DatabaseReader, *places: int) -> dict[int, str]:
+    """Times of events, as their bodies say; those before an incremental verification were not verified again."""
+    listed = ", ".join(map(str, places))
+    found = reader.fetch(f"SELECT seq, body FROM event WHERE seq IN ({listed})")
+    return {seq: body[-35:-8].decode("ascii", "replace") for seq, body in found if isinstance(body, bytes)}
 
 
 def _stop(found: Opened) -> int:

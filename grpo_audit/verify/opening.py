@@ -56,7 +56,9 @@ def opened(location: str | Path) -> Iterator[Opened]:
                 f"written by schema version {older}: an upgraded copy was verified, the original is as it was"
             )
         if connection.dialect.name == "sqlite" and sqlite3.sqlite_version_info < WAL_RESET_FIXED:
-            found.remarks.append(f"read with SQLite {sqlite3.sqlite_version}")
+            found.remarks.append(
+                f"read with SQLite {sqlite3.sqlite_version}, older than {'.'.join(map(str, WAL_RESET_FIXED))}"
+            )
         yield found
 
 
