@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 import grpo_audit
-from grpo_audit.config.declared import StageConfig
+from grpo_audit.catalogue.lineage import Stage
 from grpo_audit.export.croissant import file_name
 from grpo_audit.export.facts import ExportFacts, prompt_source, sha256
 from grpo_audit.export.model_card import model_card
-from grpo_audit.export.properties import evidence_properties, properties
+from grpo_audit.export.properties import group_properties, properties
 from grpo_audit.record.identities import FileDigest, ModelIdentity
 from grpo_audit.report.card import base_model
 
@@ -95,7 +95,7 @@ def _metadata(facts: ExportFacts) -> dict[str, Any]:
         },
         "component": _model(facts),
     }
-    organisation, owner = facts.value("Organisation"), facts.value("Owner")
+    organisation, owner = facts.said("accountability.organisation"), facts.said("accountability.owner")
     if organisation is not None:
         found["manufacturer"] = {"name": organisation}
     if owner is not None:
@@ -116,11 +116,11 @@ def _model(facts: ExportFacts) -> dict[str, Any]:
         + f"Trained from {base_model(facts.data.card)} with GRPO.",
         **_licences(licence),
         "pedigree": {
-            "ancestors": [_ancestor(facts), *(_stage(facts, stage) for stage in reversed(facts.stages))],
+            "ancestors": [_ancestor(facts), *(_stage(stage) for stage in reversed(facts.stages))],
             "notes": f"GRPO by preset {facts.registered.payload.preset}; every figure rests on events of the record.",
         },
         "modelCard": model_card(facts, PROMPTS),
-        "properties": evidence_properties(facts.data.record.facts, "record"),
+        "properties": group_properties("integrity", facts.catalogue.integrity),
     }
     if trained is not None:
         found["components"] = [_file(MODEL, file) for file in trained.files]
@@ -133,8 +133,8 @@ def _ancestor(facts: ExportFacts) -> dict[str, Any]:
     return {key: value for key, value in _base(facts).items() if key not in {"bom-ref", "components"}}
 
 
-def _stage(facts: ExportFacts, stage: StageConfig) -> dict[str, Any]:
-    """A stage before this run, as the operator declares it."""
+def _stage(stage: Stage) -> dict[str, Any]:
+    """A stage before this run: as the operator declares it, and what the record shows of it."""
     said = {
         "stage": stage.kind,
         "data": stage.data,
@@ -143,9 +143,9 @@ def _stage(facts: ExportFacts, stage: StageConfig) -> dict[str, Any]:
         "project": stage.project,
         "flop": None if stage.flop is None else repr(stage.flop),
         "flop-source": stage.flop_source,
-        "basis": stage.basis,
-        "citation": stage.citation,
-        "evidence": f"declared, event {facts.registered.seq}",
+        "basis": f"{stage.basis.kind.value}: {stage.basis.citation}",
+        "evidence": f"{stage.evidence.value}, event {', '.join(str(seq) for seq in stage.pointer.seqs)}",
+        "check": stage.check,
     }
     return {
         "type": "machine-learning-model",
@@ -195,11 +195,11 @@ def _file(owner: str, file: FileDigest) -> dict[str, Any]:
 def _prompts(facts: ExportFacts) -> dict[str, Any]:
     prompts = facts.registered.payload.prompts
     name = prompt_source(prompts.source)
-    contents: dict[str, Any] = {"properties": evidence_properties(facts.data.prompts, "prompts")}
+    contents: dict[str, Any] = {"properties": group_properties("data", facts.catalogue.data)}
     if prompts.source.startswith("hub:"):
         dataset = "/".join(prompts.source.removeprefix("hub:").split("/")[:2])
         contents["url"] = f"https://huggingface.co/datasets/{quote(dataset, safe='/')}"
-    organisation = facts.value("Organisation")
+    organisation = facts.said("accountability.organisation")
     data: dict[str, Any] = {"type": "dataset", "name": name, "contents": contents}
     if organisation is not None:
         data["governance"] = {"stewards": [{"organization": {"name": organisation}}]}
@@ -300,7 +300,7 @@ def _formula(facts: ExportFacts) -> dict[str, Any]:
                 "properties": properties({f"formula:{name}": text for name, text in facts.data.method.formula}),
             }
         ],
-        "properties": evidence_properties(facts.data.environment, "environment"),
+        "properties": group_properties("environment", facts.catalogue.environment),
     }
 
 

@@ -9,6 +9,7 @@ import importlib
 from pathlib import PurePath
 from typing import Any
 
+from grpo_audit.catalogue.field import Field
 from grpo_audit.export.facts import ExportFacts, prompt_source, sha256
 from grpo_audit.record.identities import PromptSetIdentity
 
@@ -153,27 +154,30 @@ def _record_set(prompts: PromptSetIdentity, file: str) -> dict[str, Any]:
 
 
 def _responsible(facts: ExportFacts, prompts: PromptSetIdentity) -> dict[str, Any]:
-    known = {fact.label: fact for fact in facts.data.prompts}
+    data = facts.catalogue.data
     found: dict[str, Any] = {
         "rai:dataUseCases": ["Prompts for reinforcement learning with group-relative policy optimisation (GRPO)."],
         "rai:dataPreprocessingProtocol": [f"Order: {prompts.order}"],
-        "rai:dataLimitations": [f"{prompts.duplicates} of {prompts.rows} rows repeat the prompt of an earlier row."],
+        "rai:dataLimitations": [
+            f"{prompts.duplicates} of {prompts.rows} rows repeat the prompt of an earlier row.",
+            f"Decontamination against the evaluation documents: {_said(data.decontamination)}",
+        ],
+        "rai:personalSensitiveInformation": [f"Personal data: {_said(data.personal_data)}"],
     }
-    if prompts.provenance != "unknown":
-        found["rai:dataCollection"] = f"Declared by the operator: {prompts.provenance}."
-    if prompts.provenance == "synthetic":
-        found["rai:dataCollection"] += " All rows are synthetic by that declaration."
-    for label, field in (("Personal data", "rai:personalSensitiveInformation"), ("Decontamination", None)):
-        fact = known.get(label)
-        if fact is None:
-            continue
-        said = f"{label}: {fact.value if fact.value is not None else _unknown(fact.source.note)}"
-        if field:
-            found[field] = [said]
-        else:
-            found["rai:dataLimitations"].append(said)
+    collected = [f"Category of origin: {_said(data.provenance)}"] if data.provenance.value is not None else []
+    if data.synthetic_share.value is not None:
+        collected.append(f"Share of prompts that a model wrote: {_said(data.synthetic_share)}")
+    if collected:
+        found["rai:dataCollection"] = "; ".join(collected)
+    if data.curation.value is not None:
+        found["rai:dataPreprocessingProtocol"].append(f"Curation: {_said(data.curation)}")
+    if data.bias_assessment.value is not None:
+        found["rai:dataBiases"] = [_said(data.bias_assessment)]
     return found
 
 
-def _unknown(reason: str) -> str:
-    return f"unknown ({reason})" if reason else "unknown"
+def _said(field: Field[Any]) -> str:
+    """The value with its evidence; what is not known is said to be unknown."""
+    if field.value is None:
+        return "unknown" if field.is_unknown else f"not applicable ({field.reason})"
+    return f"{field.text()} ({field.evidence.value})"

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from grpo_audit.catalogue.reader import Entry, RunReader, read_config
-from grpo_audit.config.declared import StageConfig
+from grpo_audit.catalogue import collect as catalogue
+from grpo_audit.catalogue.collect import Catalogue
+from grpo_audit.catalogue.lineage import Stage
+from grpo_audit.catalogue.reader import Entry, RunReader
 from grpo_audit.errors import VerificationError
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.events import Comparison, EvalTask, ModelSaved, PhaseFinished, RunRegistered
 from grpo_audit.record.identities import ModelIdentity
 from grpo_audit.report.data import collect
-from grpo_audit.report.evidence import Evidence, Fact, Source, derived
-from grpo_audit.report.governance import value_of
+from grpo_audit.report.evidence import Evidence, Source
 from grpo_audit.report.model import ReportData, Standing, Statement
 from grpo_audit.report.numbers import whole
 from grpo_audit.verify.verdict import VerifyReport
@@ -34,6 +35,9 @@ class ExportFacts:
     """One run, as it leaves the project."""
 
     data: ReportData
+    catalogue: Catalogue
+    """Every field of the run, with its evidence."""
+
     project_id: str
     run_id: str
     registered: Entry[RunRegistered]
@@ -88,17 +92,13 @@ class ExportFacts:
         return self.saved.payload.model if self.saved else None
 
     @property
-    def stages(self) -> Sequence[StageConfig]:
-        """The model's life before this run, oldest first, as the recipe declares it."""
-        return read_config(self.registered).lineage
+    def stages(self) -> Sequence[Stage]:
+        """The model's life before this run, oldest first: as declared, and what the record shows of it."""
+        return self.catalogue.lineage.stages_before.value or []
 
-    def declared(self, label: str) -> Fact:
-        """A governance field by its name in the report. Raises KeyError."""
-        return value_of(self.data.governance, label)
-
-    def value(self, label: str) -> str | None:
-        """The same, as text or None."""
-        return self.declared(label).value
+    def said(self, name: str) -> str | None:
+        """A field of the catalogue by its name, as text; None when it is not known. Raises KeyError."""
+        return self.catalogue[name].text()
 
 
 def gather(project: Project, run_id: str, verification: VerifyReport, folder: Path) -> ExportFacts:
@@ -119,6 +119,7 @@ def gather(project: Project, run_id: str, verification: VerifyReport, folder: Pa
         )
     return ExportFacts(
         data=_portable(data, verification),
+        catalogue=catalogue.collect(project, run_id),
         project_id=project.project_id,
         run_id=run_id,
         registered=reader.registered(),
@@ -148,10 +149,9 @@ def _portable(data: ReportData, verification: VerifyReport) -> ReportData:
     """The verdict without what depends on who verified where: remembered heads and pinned keys."""
     if not verification.ok:
         return data
-    key = derived("key", verification.public_key, how="the key that signed the record").value or "unknown"
     sentence = (
         f"Level {verification.level} over {whole(verification.events)} events when it was exported; root "
-        f"{verification.root}, signed by {key}."
+        f"{verification.root}, signed by {verification.public_key}."
     )
     source = Source(Evidence.DERIVED, note="by the procedure of grpo-audit verify")
     record = Statement("Record", "Intact", Standing.GOOD, verification.attestation.value, sentence, source)

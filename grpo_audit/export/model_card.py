@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from grpo_audit.export.facts import ExportFacts
-from grpo_audit.export.properties import evidence_properties, properties
+from grpo_audit.export.properties import group_properties, properties
 from grpo_audit.report.model import ReleaseRow
+
+GROUPS = ("accountability", "lineage", "method", "rewards", "rollouts", "oversight", "budget", "evaluation")
+"""Groups of the catalogue that describe the model; the others stand with the part of the bill they describe."""
 
 
 def model_card(facts: ExportFacts, prompts: str) -> dict[str, Any]:
@@ -23,15 +26,7 @@ def model_card(facts: ExportFacts, prompts: str) -> dict[str, Any]:
             "outputs": [{"format": "text"}],
         },
         "considerations": _considerations(facts),
-        "properties": [
-            *(
-                item
-                for title, rows in facts.data.method.groups
-                for item in evidence_properties(rows, f"method:{_key(title)}")
-            ),
-            *evidence_properties(facts.data.governance.facts, "governance"),
-            *evidence_properties(facts.data.budget.facts, "budget"),
-        ],
+        "properties": [item for name in GROUPS for item in group_properties(name, getattr(facts.catalogue, name))],
     }
     metrics = [metric for row in facts.data.release.rows for metric in _metrics(row)]
     if metrics:
@@ -58,12 +53,15 @@ def _metrics(row: ReleaseRow) -> Iterable[dict[str, Any]]:
 
 def _considerations(facts: ExportFacts) -> dict[str, Any]:
     found: dict[str, Any] = {"technicalLimitations": [*facts.data.limits]}
-    uses = [value for label in ("Purpose", "Intended use") if (value := facts.value(label)) is not None]
+    uses = [value for name in ("purpose", "intended_use") if (value := facts.said(f"accountability.{name}"))]
     if uses:
         found["useCases"] = uses
-    outside = facts.value("Out-of-scope use")
+    outside = facts.said("accountability.out_of_scope_use")
     if outside is not None:
         found["technicalLimitations"].append(f"Out of scope: {outside}")
+    limitations = facts.said("evaluation.limitations")
+    if limitations is not None:
+        found["technicalLimitations"].append(f"Declared: {limitations}")
     if facts.data.notice.value is not None:
         found["technicalLimitations"].append(f"Notice of the base model: {facts.data.notice.value}")
     worse = [row for row in facts.data.release.rows if row.verdict == "regressed"]
@@ -105,7 +103,3 @@ def _energy(facts: ExportFacts) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _key(title: str) -> str:
-    return title.lower().replace(" ", "-")

@@ -1,11 +1,12 @@
-"""Facts of the report as CycloneDX properties: the value, beside it how it is known and on which events it rests."""
+"""The catalogue as CycloneDX properties: a field's value, and how it is known, on which events."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from grpo_audit.report.evidence import Fact, Source
+from grpo_audit.catalogue.field import Field, Group
 
 PREFIX = "grpo-audit"
 
@@ -18,24 +19,28 @@ def properties(values: Mapping[str, str]) -> list[dict[str, str]]:
     ]
 
 
-def evidence_properties(facts: Iterable[Fact], group: str) -> list[dict[str, str]]:
-    """Two properties a fact: its value (none when there is none), and its evidence."""
-    found: list[dict[str, str]] = []
-    for fact in facts:
-        name = f"{PREFIX}:{group}:{slug(fact.label)}"
-        if fact.value is not None:
-            found.append({"name": name, "value": fact.value})
-        found.append({"name": f"{name}:evidence", "value": evidence_text(fact.source)})
-    return found
+def group_properties(name: str, group: Group) -> list[dict[str, str]]:
+    """Every field of a group of the catalogue: two properties for one that is known, one for one that is not."""
+    found: dict[str, str] = {}
+    for key, field in group.fields():
+        text = field.text()
+        if text is not None:
+            found[f"{name}:{key}"] = text
+        found[f"{name}:{key}:evidence"] = evidence_text(field)
+    return properties(found)
 
 
-def evidence_text(source: Source) -> str:
-    """``measured, event 12`` or ``absent, not declared: reason``."""
-    word = source.evidence.value if source.absence is None else f"{source.evidence.value}, {source.absence.value}"
-    events = [f"{span.first} to {span.last} ({span.count})" for span in source.spans]
-    events += [str(seq) for seq in source.seqs]
-    shown = f", event{'s' if len(events) > 1 or source.spans else ''} {', '.join(events)}" if events else ""
-    return f"{word}{shown}" + (f": {source.note}" if source.note else "")
+def evidence_text(field: Field[Any]) -> str:
+    """``measured, events 12, 14``; ``absent: unknown``; ``absent: not applicable (reason)``."""
+    if field.value is None:
+        return "absent: unknown" if field.is_unknown else f"absent: not applicable ({field.reason})"
+    places = [f"{span.first} to {span.last} ({span.count})" for span in field.pointer.spans]
+    places += [str(seq) for seq in field.pointer.seqs]
+    several = len(places) > 1 or bool(field.pointer.spans)
+    events = f", event{'s' if several else ''} {', '.join(places)}" if places else ""
+    artifacts = f", artifact {', '.join(field.pointer.artifacts)}" if field.pointer.artifacts else ""
+    basis = f", {field.basis.kind.value}: {field.basis.citation}" if field.basis else ""
+    return f"{field.evidence.value}{events}{artifacts}{basis}" + (f" ({field.note})" if field.note else "")
 
 
 def slug(label: str) -> str:

@@ -66,14 +66,14 @@ class _Graph:
 def _agents(graph: _Graph, facts: ExportFacts) -> None:
     tool = facts.registered.payload.tool
     graph.add("agent", "tool", {"prov:type": _type("prov:SoftwareAgent"), "prov:label": tool})
-    for label, name, kind in (("Owner", "owner", "prov:Person"), ("Organisation", "organisation", "prov:Organization")):
-        fact = facts.declared(label)
-        if fact.value is None:
+    for name, kind in (("owner", "prov:Person"), ("organisation", "prov:Organization")):
+        field = facts.catalogue[f"accountability.{name}"]
+        if field.value is None:
             continue
         graph.add(
             "agent",
             name,
-            {"prov:type": _type(kind), "prov:label": fact.value, "grpo:evidence": fact.source.evidence.value},
+            {"prov:type": _type(kind), "prov:label": field.value, "grpo:evidence": field.evidence.value},
         )
     for name in ("owner", "organisation"):
         if graph.has("agent", name):
@@ -121,7 +121,8 @@ def _inputs(graph: _Graph, facts: ExportFacts) -> tuple[str, str, list[str]]:
                 "grpo:digest": stage.digest,
                 "grpo:run": stage.run,
                 "grpo:licence": stage.licence,
-                "grpo:evidence": "declared",
+                "grpo:evidence": stage.evidence.value,
+                "grpo:check": stage.check,
                 "grpo:event": event,
             },
         )

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from grpo_audit.catalogue.evidence import Basis, BasisKind, Evidence, at
+from grpo_audit.catalogue.field import Field
+from grpo_audit.catalogue.lineage import Stage
 from grpo_audit.export.dsse import EcdsaSigner
 from grpo_audit.export.facts import ExportFacts, gather
 from grpo_audit.export.package import Keys, Package, Part, make, write
@@ -128,6 +131,26 @@ def poison() -> Callable[[ExportFacts, str], ExportFacts]:
         return replace(found, registered=replace(found.registered, payload=payload))
 
     return poisoned
+
+
+def _stage(kind: str, name: str, **said: Any) -> Stage:
+    nothing = {key: None for key in ("model", "digest", "data", "flop", "flop_source", "licence", "run", "project")}
+    basis = Basis(kind=BasisKind.OPERATOR, citation="recipe: lineage")
+    declared = {"evidence": Evidence.DECLARED, "pointer": at(1), "basis": basis, "check": "nothing was checked"}
+    return Stage(kind=kind, name=name, **{**nothing, **declared, **said})
+
+
+@pytest.fixture
+def with_stages(exported: Exported) -> ExportFacts:
+    """The facts of a run whose recipe declares two stages before it, oldest first: ``first`` and ``second``."""
+    stages = [
+        _stage("pre-training", "first", flop=1e21, flop_source="its card"),
+        _stage("SFT", "second", licence="MIT"),
+    ]
+    field: Field[Any] = Field(value=stages, evidence=Evidence.DECLARED, pointer=at(1))
+    catalogue = exported.facts.catalogue
+    lineage = catalogue.lineage.model_copy(update={"stages_before": field})
+    return replace(exported.facts, catalogue=catalogue.model_copy(update={"lineage": lineage}))
 
 
 HOSTILE = [

@@ -13,7 +13,6 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from grpo_audit.config.declared import StageConfig
 from grpo_audit.export import bom as module
 from grpo_audit.export.bom import bom
 from grpo_audit.export.facts import ExportFacts
@@ -111,18 +110,18 @@ def test_metrics_are_the_report_s(exported: Any) -> None:
             assert (float(interval["lowerBound"]), float(interval["upperBound"])) == (row.ci_low, row.ci_high)
 
 
-def test_every_property_with_a_value_has_its_evidence(exported: Any) -> None:
-    """Each fact of the report is there with how it is known; a fact without a value has the reason only."""
-    card = bom(exported.facts)["metadata"]["component"]["modelCard"]
-    found = {item["name"]: item["value"] for item in card["properties"]}
-    for fact in exported.facts.data.governance.facts:
-        name = f"grpo-audit:governance:{fact.label.lower().replace(' ', '-')}"
-        if name not in found and f"{name}:evidence" not in found:
-            continue  # a label with other characters
-        assert found.get(name) == fact.value
-        assert found[f"{name}:evidence"].startswith(fact.source.evidence.value)
-    assert found["grpo-audit:governance:owner"] == "A. Person"
-    assert found["grpo-audit:governance:owner:evidence"] == "declared, event " + str(exported.facts.registered.seq)
+def test_every_field_of_the_catalogue_is_there_with_its_evidence(exported: Any) -> None:
+    """A known field has its text and how it is known; one that is not has no value, and is said to be absent."""
+    document = bom(exported.facts)
+    found = {item["name"]: item["value"] for part in walk(document) for item in part.get("properties", [])}
+    fields = list(exported.facts.catalogue.fields())
+    assert len(fields) > 100
+    for name, field in fields:
+        key = "grpo-audit:" + name.replace(".", ":").replace("_", "-")
+        assert found.get(key) == field.text(), name
+        assert found[f"{key}:evidence"].startswith("absent" if field.value is None else field.evidence.value), name
+    assert found["grpo-audit:accountability:owner"] == "A. Person"
+    assert found["grpo-audit:accountability:owner:evidence"].startswith("declared, event ")
 
 
 def test_packages_have_their_purl(exported: Any) -> None:
@@ -168,15 +167,10 @@ def test_energy_is_there_where_it_was_counted(exported: Any) -> None:
     assert {"name": "grpo-audit:boundary", "value": "package 0"} in item["properties"]
 
 
-def test_stages_before_the_run_are_ancestors(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_before_the_run_are_ancestors(with_stages: ExportFacts) -> None:
     """Declared stages follow the base model in the pedigree, the nearest first, each said to be declared."""
-    stages = [
-        StageConfig(kind="pre-training", name="first", flop=1e21, flop_source="its card"),
-        StageConfig(kind="SFT", name="second", licence="MIT"),
-    ]
-    monkeypatch.setattr(ExportFacts, "stages", property(lambda _: stages))
-    found = bom(exported.facts)
+    found = bom(with_stages)
     assert_valid(found)
     ancestors = found["metadata"]["component"]["pedigree"]["ancestors"]
     assert [item["name"] for item in ancestors] == ["builtin", "second", "first"]
-    assert all("declared, event" in json.dumps(item) for item in ancestors[1:])
+    assert all("declared, event 1" in json.dumps(item) for item in ancestors[1:])

@@ -12,6 +12,7 @@ from typing import Any
 import mlcroissant
 import pytest
 
+from grpo_audit.catalogue.field import declared, unknown
 from grpo_audit.export.croissant import CONTEXT, croissant, file_name
 from grpo_audit.export.facts import ExportFacts
 from grpo_audit.export.text import json_bytes
@@ -59,7 +60,7 @@ def test_it_says_what_the_record_says(exported: Any) -> None:
     assert f"sha256:{file.sha256}" == prompts.file_digest
     assert "synthetic" in found.data_collection and prompts.digest in str(found.description)
     (personal,) = found.personal_sensitive_information
-    assert personal.startswith("Personal data: unknown (")
+    assert personal == "Personal data: unknown"
 
 
 @pytest.mark.parametrize(
@@ -92,9 +93,25 @@ def test_a_hub_data_set_is_named_and_not_copied(exported: Any) -> None:
 
 
 def test_what_is_unknown_is_left_out(exported: Any) -> None:
-    """No licence, no provenance: no field."""
-    found = croissant(with_prompts(exported.facts, licence=None, provenance="unknown"))
+    """No licence, no category of origin: no field."""
+    facts = with_prompts(exported.facts, licence=None)
+    catalogue = facts.catalogue
+    data = catalogue.data.model_copy(update={"provenance": unknown("the recipe may say")})
+    found = croissant(replace(facts, catalogue=catalogue.model_copy(update={"data": data})))
     assert "license" not in found and "rai:dataCollection" not in found
+
+
+def test_what_people_declared_has_its_field(exported: Any) -> None:
+    """Synthetic share, personal data, curation and bias stand where Croissant-RAI has a place, said to be declared."""
+    said = {"synthetic_share": 0.25, "personal_data": "removed", "curation": "by hand", "bias_assessment": "see there"}
+    catalogue = exported.facts.catalogue
+    data = catalogue.data.model_copy(update={name: declared(value, 1) for name, value in said.items()})
+    facts = replace(exported.facts, catalogue=catalogue.model_copy(update={"data": data}))
+    found = read(facts).metadata
+    assert "0.25 (declared)" in found.data_collection
+    assert found.personal_sensitive_information == ["Personal data: removed (declared)"]
+    assert "Curation: by hand (declared)" in found.data_preprocessing_protocol
+    assert found.data_biases == ["see there (declared)"]
 
 
 def test_of_a_path_only_the_name_is_exported(exported: Any) -> None:

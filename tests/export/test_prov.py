@@ -9,10 +9,8 @@ from typing import Any
 
 import networkx
 import prov.graph
-import pytest
 from prov.model import ProvActivity, ProvAgent, ProvDerivation, ProvDocument, ProvEntity, ProvUsage
 
-from grpo_audit.config.declared import StageConfig
 from grpo_audit.export.facts import ExportFacts
 from grpo_audit.export.prov import prov as made
 from grpo_audit.export.text import json_bytes
@@ -86,11 +84,9 @@ def test_an_unfinished_run_claims_no_weights(exported: Any) -> None:
     assert not [label for label in labels if label.startswith("trained") or "after" in label]
 
 
-def test_declared_stages_are_upstream_of_the_base(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_declared_stages_are_upstream_of_the_base(with_stages: ExportFacts) -> None:
     """Each stage derives from the one before it, and the base model from the last."""
-    stages = [StageConfig(kind="pre-training", name="first"), StageConfig(kind="SFT", name="second")]
-    monkeypatch.setattr(ExportFacts, "stages", property(lambda _: stages))
-    document = read(exported.facts)
+    document = read(with_stages)
     ends = {(str(item.args[0]), str(item.args[1])) for item in document.get_records(ProvDerivation)}
     assert ("grpo:stage-2", "grpo:stage-1") in ends
     assert (str(labelled(document, "base model").identifier), "grpo:stage-2") in ends
