@@ -8,10 +8,12 @@ from dataclasses import replace
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from grpo_audit.catalogue.collect import catalogue_of
 from grpo_audit.catalogue.reader import Entry, RunReader, read_config
+from grpo_audit.catalogue.run import read_run
 from grpo_audit.ledger.project import Project
 from grpo_audit.ledger.runs import RunOverview
-from grpo_audit.ledger.tables import CheckpointRow, EvalSampleRow, RunRow, RunStateRow
+from grpo_audit.ledger.tables import CheckpointRow, RunRow, RunStateRow
 from grpo_audit.record.events import (
     Annotation,
     Artifact,
@@ -20,7 +22,6 @@ from grpo_audit.record.events import (
     EventKind,
     Finding,
     ModelSaved,
-    PhaseFinished,
     ProjectCreated,
     RunRegistered,
     RunSealed,
@@ -29,9 +30,10 @@ from grpo_audit.record.events import (
     Step,
 )
 from grpo_audit.report import examples
-from grpo_audit.report.budget import EvalTokens, budget
-from grpo_audit.report.coverage import coverage
+from grpo_audit.report.budget import budget
+from grpo_audit.report.coverage import coverage, standard_rows
 from grpo_audit.report.evidence import Evidence, Fact, Source, derived, measured, series
+from grpo_audit.report.fields import PROMPT_CHECKS, fact, stages_before
 from grpo_audit.report.governance import governance, value_of
 from grpo_audit.report.index import evidence_index
 from grpo_audit.report.method import method, reward_sources
@@ -77,13 +79,14 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
     trained = training(steps, config.training.steps)
     described = method(registered, config)
     rewards = reward_sources(registered, _source_texts(reader, artifacts))
-    prompts = prompt_facts(registered)
     rejected = rejections(session, run.run_id)
-    cost = budget(
-        registered.payload.model, steps, list(reader.entries(PhaseFinished)), _eval_tokens(session, run.run_id)
-    )
-    origin = lineage(registered, list(reader.entries(Snapshot)), saved, artifacts)
-    declared = governance(registered, config, list(reader.entries(Annotation)))
+    read = read_run(reader.project, run.run_id)
+    catalogue = catalogue_of(read)
+    cost = budget(catalogue, read.cost, steps)
+    prompts = (*prompt_facts(registered), *(fact(catalogue, name, label) for name, label in PROMPT_CHECKS))
+    before, after = stages_before(catalogue), fact(catalogue, "lineage.stages_after", "Stages after")
+    origin = lineage(registered, list(reader.entries(Snapshot)), saved, artifacts, before, after)
+    declared = governance(catalogue, list(reader.entries(Annotation)), reader.project.project_id, run.run_id)
     licence = value_of(declared, "Licence of the trained weights").value
     state_source = Source(Evidence.MEASURED, (_state_seq(session, run.run_id),))
     return ReportData(
@@ -107,7 +110,8 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
         attempts=_attempts(session, run.run_id),
         runs=_runs(session, reader.project, run.run_id),
         record=_record(reader, session, run, registered),
-        coverage=coverage(described, rewards, prompts, rejected, cost, released, origin, declared),
+        coverage=coverage(catalogue),
+        standards=standard_rows(catalogue),
         limits=LIMITS,
         card=card_facts(registered, saved, licence, reader.project.head.root),
     )
@@ -135,24 +139,6 @@ def _source_texts(
         entry.payload.digest: (entry, reader.text(entry.seq, "text"))
         for entry in artifacts
         if entry.payload.role == "reward source"
-    }
-
-
-def _eval_tokens(session: Session, run_id: str) -> EvalTokens:
-    statement = (
-        select(
-            EvalSampleRow.phase,
-            func.sum(EvalSampleRow.completion_tokens),
-            func.min(EvalSampleRow.seq),
-            func.max(EvalSampleRow.seq),
-            func.count(),
-        )
-        .where(EvalSampleRow.run_id == run_id, EvalSampleRow.completion_tokens.is_not(None))
-        .group_by(EvalSampleRow.phase)
-    )
-    return {
-        phase: (int(total or 0), (first or 0, last or 0), count)
-        for phase, total, first, last, count in session.execute(statement)
     }
 
 

@@ -290,6 +290,11 @@ class BudgetRow:
     flop: float | None
     note: str
     source: Source
+    device_seconds: float | None = None
+    """Wall-clock times the processes that were held."""
+
+    joules: float | None = None
+    """Energy as the machine counted it."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +353,8 @@ class Note:
     value: str
     reason: str
     source: Source
+    signature: str
+    """Whose signature it carries, and whether it holds."""
 
 
 @dataclass(frozen=True)
@@ -407,6 +414,23 @@ class CoverageRow:
 
 
 @dataclass(frozen=True)
+class StandardRow:
+    """How far one standard's items are documented: numbers of items."""
+
+    name: str
+    title: str
+    document: str
+    documented: int
+    partly: int
+    missing: int
+    other: int
+    """Not applicable, or outside of a training record."""
+
+    open: tuple[str, ...]
+    """Items of which nothing is documented."""
+
+
+@dataclass(frozen=True)
 class IndexRow:
     """One event that this report cites."""
 
@@ -459,6 +483,7 @@ class ReportData:
     runs: tuple[OtherRun, ...]
     record: RecordSection
     coverage: tuple[CoverageRow, ...]
+    standards: tuple[StandardRow, ...]
     limits: tuple[str, ...]
     card: CardFacts
     index: tuple[IndexRow, ...] = ()

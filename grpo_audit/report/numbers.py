@@ -74,3 +74,8 @@ def powers(value: float) -> str:
     mantissa, exponent = f"{Decimal(value):.2e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
     return f"{mantissa} × 10{raised}"
+
+
+def energy(joules: float) -> str:
+    """Energy: joules below 0.01 kWh, else kilowatt-hours."""
+    return f"{significant(joules, 3)} J" if joules < 36_000 else f"{significant(joules / 3.6e6, 3)} kWh"

@@ -28,8 +28,6 @@ def prompt_facts(registered: Entry[RunRegistered]) -> tuple[Fact, ...]:
         _or_absent("Revision", found.revision, seq, "the source has none, or none was pinned", Absence.NOT_DECLARED),
         derived("Field mapping", fields or "none: the source's own names", seq, how="from the recipe"),
         measured("Order", found.order, seq),
-        absent("Personal data", "no check for personal data ran", Absence.NOT_MEASURED),
-        absent("Decontamination", "no check against the evaluation documents is recorded for this run"),
     )
 
 
@@ -59,11 +57,13 @@ def lineage(
     snapshots: Sequence[Entry[Snapshot]],
     saved: Entry[ModelSaved] | None,
     artifacts: Sequence[Entry[Artifact]],
+    before: tuple[Fact, ...],
+    after: Fact,
 ) -> Lineage:
-    """Base model, GRPO, released weights; earlier and later stages are declared missing when nobody named them."""
+    """Stages before, base model, GRPO, released weights, stages after; what nobody named is shown as missing."""
     base = _model_facts(registered.payload.model, registered.seq)
     stages = [
-        ("Stages before this run", (_before(),)),
+        ("Stages before this run", before),
         ("Base model", base),
         ("GRPO", _snapshot_facts(snapshots)),
     ]
@@ -72,7 +72,7 @@ def lineage(
     else:
         location = measured("Folder", saved.payload.location, saved.seq, mono=True)
         released = (*_model_facts(saved.payload.model, saved.seq), location)
-    stages.append(("Released weights", released))
+    stages += [("Released weights", released), ("Stages after this run", (after,))]
     return Lineage(tuple(stages), tuple(_artifact(entry) for entry in artifacts))
 
 
@@ -147,10 +147,6 @@ def _provenance(value: str, seq: int) -> Fact:
     if value == "unknown":
         return absent("Provenance", "the recipe says unknown", Absence.NOT_DECLARED)
     return declared("Provenance", value, seq)
-
-
-def _before() -> Fact:
-    return absent("Lineage", "pre-training, SFT, rejection sampling, distillation", Absence.NOT_DECLARED)
 
 
 def _or_absent(label: str, value: str | None, seq: int, reason: str, absence: Absence = Absence.NOT_RECORDED) -> Fact:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sql_event
 
+from grpo_audit.catalogue.collect import collect as collect_catalogue
+from grpo_audit.catalogue.coverage import counts, cover, standards
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.ledger.runs import RunState
 from grpo_audit.record.events import EvalSample, EventKind, Rollout, Step
@@ -69,13 +71,14 @@ def test_the_highest_attempt_counts(made: Any, record: Project) -> None:
 
 
 def test_interrupted_work_is_in_the_budget(made: Any, record: Project) -> None:
-    """Tokens and FLOP count every executed step, the repeated ones too."""
+    """Tokens and FLOP count every executed step, the repeated ones too: each token drawn (2N), scored under the
+    reference (2N), and trained on (6N)."""
     steps = [event.payload for event in record.events(made.run_id, kinds=[EventKind.STEP])]
     row = next(row for row in made.data.budget.rows if row.phase == "Training")
     assert row.completion_tokens == sum(step.completion_tokens for step in steps if isinstance(step, Step))
     assert row.prompt_tokens == sum(step.prompt_tokens for step in steps if isinstance(step, Step))
     parameters = 16
-    assert row.flop == 8 * parameters * (row.prompt_tokens + row.completion_tokens)
+    assert row.flop == pytest.approx(10 * parameters * (row.prompt_tokens + row.completion_tokens))
 
 
 def test_examples_are_picked_by_rule(made: Any, record: Project) -> None:
@@ -207,11 +210,24 @@ def test_nothing_undeclared_becomes_a_value(made: Any) -> None:
 def test_coverage_has_the_whole_seed_list(made: Any) -> None:
     """Each field the design asks for has its row, and a sampler setting, a behaviour and a link among them."""
     labels = [row.fact.label for row in made.data.coverage]
-    assert len(labels) == len(set(labels)) == 38
+    assert len(labels) == len(set(labels)) == 42
     assert {"Base model", "Group size", "Hallucination", "Energy", "Reasoning-trace policy", "Audit trail"} <= set(
         labels
     )
     assert "compliant" not in (made.html + made.card).lower()
+
+
+def test_each_standard_is_counted_from_the_rows_of_the_mapping(made: Any, record: Project) -> None:
+    """The report's summary has every standard but our own list, and its numbers are those of ``coverage``."""
+    catalogue = collect_catalogue(record, made.run_id)
+    shown = {row.name: row for row in made.data.standards}
+    assert set(shown) == {item.standard for item in standards()} - {"seed-list"}
+    for item in standards():
+        if item.standard in shown:
+            row, numbers = shown[item.standard], counts(cover(catalogue, item))
+            assert (row.documented, row.partly, row.missing) == tuple(numbers.values())[:3]
+            assert row.documented + row.partly + row.missing + row.other == len(item.items)
+            assert item.title in made.html and item.title in made.card
 
 
 def test_the_same_record_gives_the_same_data(made: Any, record: Project) -> None:
