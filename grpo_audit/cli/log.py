@@ -61,12 +61,13 @@ def log(
         typer.echo(jsonlib.dumps({"entries": [asdict(line) for line in lines], "unfinished": unfinished}, indent=2))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("event", justify="right")
-    for name in ("time (UTC)", "run", "what"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("detail", overflow="fold")
+    table.add_column("event", justify="right", no_wrap=True)
+    table.add_column("time (UTC)", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("run and detail", overflow="fold", min_width=24)
     for line in lines:
-        cells = (line.at[:19], line.run or "(project)", line.kind, line.detail)
+        said = f"{line.run}: {line.detail}" if line.run else line.detail
+        cells = (line.at[:19].replace("T", " "), line.kind, said)
         table.add_row(f"{line.seq:,}", *(escape(console.visible(cell)) for cell in cells))
     console.out.print(table)
     if unfinished:
@@ -87,13 +88,13 @@ def entries(project: Project, run_id: str | None = None) -> Iterator[Line]:
 def _detail(event: Event) -> str:
     match event.payload:
         case e.ProjectCreated() as created:
-            return f"{created.name}, key {created.public_key}"
+            return f"{created.name}, key {_short(created.public_key)}"
         case e.RunRegistered() as registered:
             return f"{registered.name}: {registered.preset} on {registered.model.source}, {registered.tool}"
         case e.RunResumed() as resumed:
             return f"attempt {resumed.attempt}: {resumed.phase}, from step {resumed.from_step}"
         case e.RunSealed() as sealed:
-            return f"{sealed.events:,} events, weights {sealed.weights_digest or 'none'}"
+            return f"{sealed.events:,} events, weights {(sealed.weights_digest or 'none')[:19]}"
         case e.RunAborted() as aborted:
             return aborted.error
         case e.RunAbandoned() as abandoned:
@@ -104,6 +105,11 @@ def _detail(event: Event) -> str:
             pieces = sum(len(item.names) for item in erasure.contents)
             return f"{erasure.author}: {pieces} of {len(erasure.contents)} events ({erasure.reason})"
         case e.KeyRotated() as rotated:
-            return f"{rotated.author}: {rotated.new_key} ({rotated.reason})"
+            return f"{rotated.author}: key {_short(rotated.old_key)} gives way to {_short(rotated.new_key)} ({rotated.reason})"
         case _:
             return ""
+
+
+def _short(verifier_key: str) -> str:
+    """The hash in ``NAME+KEYHASH+BASE64``: all keys of a project have one name."""
+    return verifier_key.split("+")[1] if verifier_key.count("+") >= 2 else verifier_key
