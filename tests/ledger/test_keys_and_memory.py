@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from grpo_audit.errors import StorageError
 from grpo_audit.ledger import folders, keys, memory
+from grpo_audit.ledger.attestation_key import AttestationKey, verify
 from grpo_audit.ledger.memory import Head, Memory, recall
 
 PROJECT = "0123456789abcdef" * 2
@@ -105,3 +109,69 @@ def test_a_broken_memory_is_no_missing_memory(own_home: Path, content: str) -> N
     path.write_text(content)
     with pytest.raises(StorageError, match="remembered head"):
         recall(PROJECT)
+
+
+def test_a_retired_key_stays_usable(own_home: Path) -> None:
+    """rotate() makes another key current; the old ones come after it in all_private(), newest first, each mode 0600."""
+    first = keys.SigningKey.load_or_create()
+    assert [key.public for key in keys.all_private()] == [first.public]
+    second, third = keys.rotate(), keys.rotate()
+    assert keys.SigningKey.load_or_create().public == third.public
+    assert [key.public for key in keys.all_private()] == [third.public, second.public, first.public]
+    for path in (keys.current_path(), *keys.retired_paths()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_rotation_that_was_killed_in_between_loses_no_key(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the new key is in place, the old one is still current, and counted once."""
+    first = keys.SigningKey.load_or_create()
+
+    def killed(path: Path, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "replace_private", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keys.rotate()
+    assert [key.public for key in keys.all_private()] == [first.public]
+    second = keys.rotate()
+    assert [key.public for key in keys.all_private()] == [second.public, first.public]
+
+
+def test_one_broken_retired_key_is_not_passed_over(own_home: Path) -> None:
+    """A retired key that others may read raises like the current one: it may still sign projects."""
+    keys.SigningKey.load_or_create()
+    keys.rotate()
+    keys.retired_paths()[0].chmod(0o644)
+    with pytest.raises(StorageError, match="chmod 600"):
+        keys.all_private()
+
+
+def test_the_attestation_key_signs_what_openssl_verifies(own_home: Path, tmp_path: Path) -> None:
+    """ECDSA P-256 over SHA-256 in DER, public key in PEM: openssl accepts the signature, and no other data."""
+    key = AttestationKey.load_or_create()
+    assert stat.S_IMODE(key.path.stat().st_mode) == 0o600
+    assert AttestationKey.load_or_create().key_id == key.key_id
+    signature = key.sign(b"data")
+    for name, content in (("data", b"data"), ("other", b"Data"), ("sig", signature), ("key", key.public_pem())):
+        (tmp_path / name).write_bytes(content)
+    command = ["openssl", "dgst", "-sha256", "-verify", "key", "-signature", "sig"]
+    assert subprocess.run([*command, "data"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert subprocess.run([*command, "other"], cwd=tmp_path, capture_output=True, check=False).returncode != 0
+    assert verify(key.public_pem(), b"data", signature)
+    assert not verify(key.public_pem(), b"Data", signature)
+    assert not verify(key.public_pem(), b"data", signature[:-1])
+    assert not verify(b"no key", b"data", signature)
+
+
+def test_an_attestation_key_of_another_kind_is_refused(own_home: Path) -> None:
+    """An Ed25519 key, a P-384 key and garbage are no attestation key."""
+    path = own_home / "config" / "attestation-key.pem"
+    path.parent.mkdir(parents=True)
+    other = ec.generate_private_key(ec.SECP384R1())
+    pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for content in (keys.SigningKey.generate().pem(), pem, b"garbage"):
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with pytest.raises(StorageError, match="no attestation key"):
+            AttestationKey.load_or_create()
