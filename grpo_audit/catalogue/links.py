@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from grpo_audit.config.declared import StageConfig
 from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import ConfigError
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import EventKind, ModelSaved
+from grpo_audit.preflight.inspect import PREFIX
+from grpo_audit.record.events import EventKind, Finding, ModelSaved, Severity
+
+LINK_RULE: Final = PREFIX + "lineage-link"
+"""Beside the preflight's rules in the record: it too is found before step 0."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,20 @@ def check_links(project: Project, config: RunConfig) -> None:
                 expected=f"one of {', '.join(runs[-8:])}" if runs else "an earlier run; the record holds none",
                 next_step="Give its full run id, or the project id beside it for a run of another record",
             )
+
+
+def broken_links(project: Project, config: RunConfig, base_weights: str, registered: int) -> list[Finding]:
+    """A finding for each earlier run of this record whose saved weights are not the base model: something lies between.
+
+    ``registered`` is the event that declares them.
+    """
+    found = []
+    for stage in config.lineage:
+        if stage.run is None or stage.project not in (None, project.project_id):
+            continue
+        shown = link(project, stage, base_weights)
+        if not shown.holds:
+            message = f"lineage names run {stage.run} as {stage.kind} ({stage.name}), but {shown.words}"
+            evidence = [registered, *([] if shown.seq is None else [shown.seq])]
+            found.append(Finding(rule=LINK_RULE, severity=Severity.WARNING, message=message, evidence=evidence))
+    return found

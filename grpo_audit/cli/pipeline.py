@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from grpo_audit.catalogue.links import broken_links, check_links
 from grpo_audit.cli import console
 from grpo_audit.cli.prepare import Prepared, registration
 from grpo_audit.cli.witness import ask_witnesses
@@ -83,7 +84,11 @@ class Pipeline:
     # --- register and resume -----------------------------------------------------------------------------------------
 
     def register(self, noticed: Sequence[Noticed] = ()) -> None:
-        """Fix everything before step 0, with what the preflight found and the texts it rests on."""
+        """Fix everything before step 0, with what the preflight found and the texts it rests on.
+
+        Raises ConfigError when the recipe names an earlier run that the record does not have.
+        """
+        check_links(self.project, self.prepared.config)
         registered = NewEvent(registration(self.prepared), self.run_id)
         texts = []
         for role, name, text in self._texts():
@@ -98,7 +103,9 @@ class Pipeline:
             texts.append(NewEvent(artifact, self.run_id, {"text": text}))
 
         def rest_on(seq: int) -> list[NewEvent]:
-            return [registered, *(NewEvent(finding.event([seq]), self.run_id) for finding in noticed), *texts]
+            found = [finding.event([seq]) for finding in noticed]
+            found += broken_links(self.project, self.prepared.config, self.prepared.model.weights_digest, seq)
+            return [registered, *(NewEvent(finding, self.run_id) for finding in found), *texts]
 
         self.project.append_from(rest_on)
 
