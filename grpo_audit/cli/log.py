@@ -105,7 +105,8 @@ def _detail(event: Event) -> str:
             pieces = sum(len(item.names) for item in erasure.contents)
             return f"{erasure.author}: {pieces} of {len(erasure.contents)} events ({erasure.reason})"
         case e.KeyRotated() as rotated:
-            return f"{rotated.author}: key {_short(rotated.old_key)} gives way to {_short(rotated.new_key)} ({rotated.reason})"
+            old, new = _short(rotated.old_key), _short(rotated.new_key)
+            return f"{rotated.author}: key {old} gives way to {new} ({rotated.reason})"
         case _:
             return ""
 
