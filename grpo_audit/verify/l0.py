@@ -41,6 +41,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from grpo_audit.config.location import without_password
 from grpo_audit.errors import ConfigError, StorageError
 from grpo_audit.ledger import keys
 from grpo_audit.ledger.canonical import CanonicalError
@@ -67,7 +68,7 @@ from grpo_audit.verify.past import Past, begin_at
 from grpo_audit.verify.pool import WORTH_IT, Pool, cores, page_problems
 from grpo_audit.verify.reader import DatabaseReader, reader_of
 from grpo_audit.verify.segment import WIDTH, Task, verify_segment
-from grpo_audit.verify.source import DatabaseSource
+from grpo_audit.verify.source import DatabaseSource, Source
 from grpo_audit.verify.states import RunStates
 from grpo_audit.verify.steps import (
     DATABASE,
@@ -153,6 +154,7 @@ class _Procedure:
 
     def __init__(self, location: str | Path, options: _Options) -> None:
         self._location = location
+        self._name = without_password(location)
         self._options = options
         self.tallies = [new_tally(number) for number in range(len(NAMES))]
         self._is_complete = False
@@ -193,14 +195,14 @@ class _Procedure:
     def _read(self, found: Opened, progress: Progress | None) -> None:
         """One pass over the record, in one transaction: one state of the record."""
         try:
-            with storage_errors(f"Cannot read {self._location}"), ExitStack() as stack:
+            with storage_errors(f"Cannot read {self._name}"), ExitStack() as stack:
+                self._recall(found)
                 stop = _stop(found)
                 pool = self._pool(found, stop)
                 if pool is not None:
                     stack.enter_context(pool)
                 pages = self._begin_pages(found, pool)
                 self._decide_key(found)
-                self._recall()
                 self._witnesses = Witnesses(
                     found.source, self._project_id, self._options.witness, self.tallies[WITNESSES]
                 )
@@ -286,13 +288,14 @@ class _Procedure:
             self.tallies[KEY].wrong(str(error))
             return None
 
-    def _recall(self) -> None:
-        if self._project_id is None:
-            return
+    def _recall(self, found: Opened) -> None:
+        """Before the record is looked at: what is appended and remembered meanwhile is no loss."""
         try:
-            self._remembered = recall(self._project_id)
+            self._remembered = _remembered(found.source)
         except StorageError as error:
             self.tallies[REMEMBERED].wrong(str(error))
+        if isinstance(found.source, DatabaseSource):
+            found.source.connection.rollback()  # what follows sees one state, and that is a newer one
 
     def _walk(self, found: Opened, stop: int, pool: Pool | None, progress: Progress | None) -> None:
         source, witnesses = found.source, self._witnesses
@@ -322,6 +325,7 @@ class _Procedure:
             states=states,
             past=past,
             content_is_there=past.has_content if past else None,
+            only=found.source.run_id if isinstance(found.source, BundleSource) else None,
         )
         self.tallies[PROJECTIONS].nothing("a bundle has no projections" if states is None else "no event has rows")
         remembered = {self._remembered.head.size} if self._remembered else set()
@@ -408,7 +412,7 @@ class _Procedure:
             reference = found.source.run_id
         if not verdicts and (reference is None or not self._is_complete):
             return None  # the record broke before the run could be found: the failed checks say so
-        return runs[choose(verdicts, reference, str(self._location)).run_id]
+        return runs[choose(verdicts, reference, self._name).run_id]
 
     def _compare_files(self, found: Opened, course: RunCourse | None) -> None:
         """(14) Hash the run's files again."""
@@ -457,7 +461,7 @@ class _Procedure:
             checks[KEY] = self.tallies[KEY].check(reached=False)
         head = fold.head if fold and self._is_complete else None
         report = VerifyReport(
-            location=str(self._location),
+            location=self._name,
             project_id=self._project_id,
             public_key=str(self._key) if self._key else None,
             key_source=self._key_source,
@@ -532,6 +536,17 @@ def _stop(found: Opened) -> int:
     if newest + 1 == size:
         return int(size)
     return min(int(newest) + 1, source.count() + WIDTH)
+
+
+def _remembered(source: Source) -> RememberedHead | None:
+    first = next(iter(source.events(0, 1)), None)
+    try:
+        created = parse(first.body if first and isinstance(first.body, bytes) else b"").event.payload
+    except (CanonicalError, BodyError):
+        return None  # (1) says so
+    if not isinstance(created, ProjectCreated) or not is_project_id(created.project_id):
+        return None
+    return recall(created.project_id)
 
 
 def _has_grown(found: Opened, stop: int) -> bool:
