@@ -17,6 +17,13 @@ from grpo_audit.verify.source import DatabaseSource
 from grpo_audit.verify.verdict import Check
 
 
+@pytest.fixture(scope="session", autouse=True)
+def less_garbage() -> None:
+    """statsmodels collects garbage at every correction, which takes longer than all the rest of such a test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A true record, made once: two attempts, dynamic sampling, two updates a pass. Tests read it."""
@@ -45,8 +52,6 @@ SAMPLING = {"prompts_per_step": 3, "group_size": 4, "max_completion_tokens": 12,
 @pytest.fixture(scope="session")
 def told(honest: Path) -> list[NewEvent]:
     """Its events, to tell lies with."""
-    gc.collect()
-    gc.freeze()  # statsmodels collects garbage at every correction, which takes longer than a whole lie
     return events_of(honest)
 
 

@@ -10,13 +10,15 @@ front to back, and assumes level L0: it does not look at hashes and signatures.
 (22) The reward sources are run again from their recorded text, in a sandbox, on the recorded completions, call by call
      as in training. Every reward is compared exactly. Judges and reward models are named and not run.
 (23) A rollout's reward is the weighted sum of its train sources and what the objective adds; used or not, and why.
-(24) Means and deviations of the groups, and every advantage, by a second implementation.
+(24) Means and deviations of the groups, and every advantage: by a second implementation.
 (25) The figures of each step from its rollouts and updates; which groups each update took.
 (26) The learning rate of each step.
 (27) Every step once an attempt and in order, none missing in a sealed run; G samples a group; token counts; traces.
 (28) Figures of evaluations from their samples; the documents planned, the same before and after.
 (29) The comparison from the samples, by the plan that was fixed before step 0.
 (30) The findings.
+
+(31), the report, is in ``grpo_audit.report.trace``: the report stands above verification.
 
 Not recomputed, because it rests on weights: log-probabilities and with them loss, KL, entropy, clip shares, gradient
 norms, advantages of a value model, answers (levels L2 and L3).

@@ -17,7 +17,8 @@ from grpo_audit.verify.recompute.registration import plain_digest
 
 _INSIDE: Final = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
 _OWN: Final = "/auditor"
-_MEMORY_MB: Final = 4096
+_MEMORY_MB: Final = 2048
+_PROCESSES: Final = 8
 _STARTUP_S: Final = 60.0
 _CALLS_THAT_HANG: Final = 2
 """Calls of a chunk that may use up every time limit before the chunk is given up."""
@@ -136,7 +137,7 @@ def score(source: Recorded, calls: Sequence[Call], isolation: Isolation) -> list
     limits = Limits(
         seconds=_STARTUP_S + limit * (len(calls) + _CALLS_THAT_HANG * _LIMITS_PER_CALL),
         memory_mb=_MEMORY_MB,
-        processes=16,
+        processes=_PROCESSES,
         isolation=isolation,
     )
     try:
