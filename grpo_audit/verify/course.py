@@ -77,9 +77,13 @@ class Past(Protocol):
 class Courses:
     """Steps (11) to (13), event by event."""
 
-    def __init__(self, order: Tally, seals: Tally, weights: Tally, past: Past | None = None) -> None:
+    def __init__(
+        self, order: Tally, seals: Tally, weights: Tally, past: Past | None = None, only: str | None = None
+    ) -> None:
         self.runs: dict[str, RunCourse] = {}
         self._past = past
+        self._only = only
+        """The run whose events are all given, in a bundle: of others nothing can be counted."""
         self._order = order
         self._seals = seals
         self._weights = weights
@@ -97,8 +101,9 @@ class Courses:
         if event.run_id is None:
             return 0
         course = self._course(event.run_id)
+        is_given = self._only in (None, event.run_id)
         # (12) A seal states what it seals, and nothing but annotations follows.
-        if event.payload.kind is EventKind.RUN_SEALED:
+        if event.payload.kind is EventKind.RUN_SEALED and is_given:
             self._seals.saw()
             if self._past is not None:
                 course.history.counts = self._past.counts(event.run_id) + course.since
@@ -106,12 +111,15 @@ class Courses:
         try:
             course.history.follow(event.payload)
         except SealError as error:
-            self._seals.wrong(f"event {event.seq}: {error}")
+            if is_given or event.payload.kind is not EventKind.RUN_SEALED:
+                self._seals.wrong(f"event {event.seq}: {error}")
         except RuleError as error:
             self._order.wrong(f"event {event.seq}: {error}")
         course.state = _STATES.get(event.payload.kind, course.state)
         # (13) What was evaluated before is the base, and what was evaluated after is what was saved.
-        self._follow_weights(course, event.seq, event.payload)
+        course.learn(event.seq, event.payload)
+        if is_given:
+            self._follow_weights(course, event.seq, event.payload)
         return course.history.attempt
 
     def count(self, seq: int, counts: Mapping[tuple[str | None, str], int]) -> None:
@@ -143,7 +151,6 @@ class Courses:
         return course
 
     def _follow_weights(self, course: RunCourse, seq: int, payload: e.Payload) -> None:
-        course.learn(seq, payload)
         match payload:
             case e.EvalTask() if payload.phase != "train":
                 before = payload.phase == "pre"

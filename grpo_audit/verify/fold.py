@@ -43,6 +43,7 @@ class Fold:
         states: RunStates | None,
         past: Past | None = None,
         content_is_there: Callable[[int, str], bool] | None = None,
+        only: str | None = None,
     ) -> None:
         self._tallies = tallies
         self._width = width
@@ -57,7 +58,7 @@ class Fold:
         self.roots: dict[int, bytes] = {0: EMPTY_ROOT, base.size: base.root()}
         """Root at each probe."""
         self.times: dict[int, str] = {}
-        self.courses = Courses(tallies[ORDER], tallies[SEALS], tallies[WEIGHTS], past)
+        self.courses = Courses(tallies[ORDER], tallies[SEALS], tallies[WEIGHTS], past, only)
         self.annotations = Annotations(tallies[ANNOTATIONS], project_id)
         self.contents = Missing(tallies[CONTENT], self._begin, content_is_there)
         self.newest_note = b""
