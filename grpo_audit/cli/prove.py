@@ -97,8 +97,7 @@ def _make(project: Project, seq: int, *, witnessed: bool) -> ProofFile:
 
 def _checked(path: Path, key: str | None) -> tuple[ProofFile, Checkpoint, VerifierKey]:
     """The proof, the head it is about and the key it holds under. Raises VerificationError when it does not."""
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
+    data = _read(path)
     try:
         proof = ProofFile.parse(data)
         verifier = _key(proof, key)
@@ -107,12 +106,20 @@ def _checked(path: Path, key: str | None) -> tuple[ProofFile, Checkpoint, Verifi
         raise VerificationError(f"The proof {path} does not hold", found=str(error)) from error
 
 
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}", found=error.strerror or str(error)) from error
+
+
 def _key(proof: ProofFile, given: str | None) -> VerifierKey:
     if given is not None:
-        text = Path(given).read_text(encoding="utf-8") if Path(given).is_file() else given
         try:
+            text = _read(Path(given)).decode() if Path(given).is_file() else given
             return VerifierKey.parse(text.strip())
-        except NoteError as error:
+        except (NoteError, UnicodeDecodeError) as error:
             raise ConfigError("This is no verifier key", found=str(error)) from error
     project_id = _text(proof).split("\n", 1)[0].removeprefix("grpo-audit/")
     pinned = keys.pinned(project_id)
