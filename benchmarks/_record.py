@@ -20,26 +20,31 @@ CHARACTERS, TOKENS = 200, 80
 _WORDS = "so|the|sum|of|three|and|four|is|seven|which|leaves|nine|to|make|from|two|more|numbers|wait|check".split("|")  # noqa: SIM905
 
 
-def steps(run_id: str, count: int, *, start: int = 0, seed: int = 0) -> Iterator[list[NewEvent]]:
+def steps(
+    run_id: str, count: int, *, start: int = 0, seed: int = 0, tokens: int = TOKENS, characters: int = CHARACTERS
+) -> Iterator[list[NewEvent]]:
     """The events of ``count`` steps, one list a transaction. Completions have about 200 characters, traces about 80
     tokens, and every rollout two rewards; drawn from a pool, because making them must not cost more than writing."""
     rng = random.Random(seed)
-    texts = [_completion(rng) for _ in range(997)]
-    traces = [_trace(rng) for _ in range(991)]
+    texts = [_completion(rng, characters) for _ in range(997)]
+    traces = [_trace(rng, tokens) for _ in range(991)]
     for step in range(start, start + count):
         yield _step(run_id, step, rng, texts, traces)
 
 
-def _completion(rng: random.Random) -> bytes:
-    words = []
-    while sum(map(len, words)) + len(words) < CHARACTERS * rng.uniform(0.6, 1.2):
+def _completion(rng: random.Random, characters: int) -> bytes:
+    words: list[str] = []
+    wanted, length = characters * rng.uniform(0.6, 1.2), 0
+    while length < wanted:
         words.append(rng.choice(_WORDS))
+        length += len(words[-1]) + 1
     return f"<think>{' '.join(words)}</think><answer>{rng.randrange(100)}*{rng.randrange(9)}</answer>".encode()
 
 
-def _trace(rng: random.Random) -> tuple[int, bytes]:
-    tokens = rng.randint(TOKENS // 2, TOKENS * 3 // 2)
-    ids = struct.pack(f"<{tokens}I", *(rng.randrange(32000) for _ in range(tokens)))
+def _trace(rng: random.Random, mean: int) -> tuple[int, bytes]:
+    tokens = rng.randint(mean // 2, mean * 3 // 2)
+    # few tokens are frequent, as in any text
+    ids = struct.pack(f"<{tokens}I", *(min(int(10 * rng.paretovariate(0.7)), 31999) for _ in range(tokens)))
     return tokens, ids + struct.pack(f"<{tokens}f", *(-rng.expovariate(3.0) for _ in range(tokens)))
 
 

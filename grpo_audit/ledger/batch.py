@@ -163,5 +163,5 @@ def _event_row(event: Event) -> dict[str, Any]:
 
 
 def _content_row(seq: int, name: str, salt: bytes, data: bytes) -> dict[str, Any]:
-    encoding, stored = pack(name, data)
+    encoding, stored = pack(data)
     return {"seq": seq, "name": name, "salt": salt, "encoding": encoding, "data": stored}

@@ -1,6 +1,6 @@
 """How content is stored: as it is, or compressed. Digests are over the plain bytes, so packing proves nothing.
 
-Short texts stay plain, so that ``sqlite3`` and Datasette show them. Arrays and long texts are Zstandard frames (RFC
+What is short stays plain, so that ``sqlite3`` and Datasette show short texts; the rest are Zstandard frames (RFC
 8878, level 1). ``zlib`` (RFC 1950) is read, because records of schema 1 have it, and no longer written.
 """
 
@@ -16,12 +16,8 @@ PLAIN: Final = "plain"
 ZSTD: Final = "zstd"
 ZLIB: Final = "zlib"
 
-TEXTS: Final = frozenset({"prompt", "completion", "response", "text", "fields"})
-"""Content that a person may want to read in the database."""
-TEXT_ABOVE: Final = 4096
-"""Bytes from which a text is compressed."""
-ARRAY_ABOVE: Final = 1024
-"""Bytes from which anything else is; below it the time costs more than the space."""
+ABOVE: Final = 1024
+"""Bytes from which content is compressed; below it the time costs more than the space."""
 MAX_CONTENT: Final = 1 << 30
 """Bytes that one piece of content may unpack to."""
 
@@ -39,9 +35,9 @@ class _Tools(threading.local):
 _TOOLS = _Tools()
 
 
-def pack(name: str, data: bytes) -> tuple[str, bytes]:
+def pack(data: bytes) -> tuple[str, bytes]:
     """Encoding and bytes to store for a piece of content."""
-    if len(data) < (TEXT_ABOVE if name in TEXTS else ARRAY_ABOVE):
+    if len(data) < ABOVE:
         return PLAIN, data
     packed = _TOOLS.compressor.compress(data)
     return (ZSTD, packed) if len(packed) < len(data) else (PLAIN, data)

@@ -63,7 +63,7 @@ DESCRIPTIONS: dict[str, str] = {
     "run_overview": "Every run with what became of it.",
     "effective_step": "Steps of a run without those a later attempt did again.",
     "effective_rollout": "Rollouts of those steps.",
-    "rollout_text": "Rollouts with prompt and completion as text: empty where erased, `(compressed)` from 4 KiB on, "
+    "rollout_text": "Rollouts with prompt and completion as text: empty where erased, `(compressed)` from 1 KiB on, "
     "which `grpo-audit show` unpacks.",
     "eval_text": "Evaluation documents with prompt and response as text, as above.",
 }
