@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-_PASSWORD = re.compile(r"(://[^/?#@:]*):[^/?#@]*(?=@)")
-_LOOSE_PASSWORD = re.compile(r"(://[^@:]*):.*(?=@)")
-"""For a password that should have been percent-encoded: up to the last @, rather too much than too little."""
+_PASSWORD = re.compile(r"(://[^:/?#]*):.*(?=@)")
+"""Up to the last @: a password that should have been percent-encoded may hold one. Rather too much than too little."""
 _PARAMETER = re.compile(r"([?&])(?:password|sslpassword)=[^&#]*&?")
 
 
@@ -18,7 +17,7 @@ def without_password(location: object) -> str:
     text = str(location)
     if "://" not in text:
         return text
-    text = _LOOSE_PASSWORD.sub(r"\1", _PASSWORD.sub(r"\1", text))
+    text = _PASSWORD.sub(r"\1", text)
     while _PARAMETER.search(text):
         text = _PARAMETER.sub(r"\1", text)
     return text.rstrip("?&")

@@ -84,6 +84,7 @@ def _by_sqlstate(cause: BaseException) -> tuple[str, str] | None:
         for part, meaning in (
             ("authentication failed", "28"),
             ("no password supplied", "28"),
+            ('role "', "28"),
             ('" does not exist', "3D"),
         ):
             if part in said:
@@ -97,7 +98,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     """Turn errors of the database and of the file system into a StorageError that begins with ``doing``."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise storage_error(doing, error) from error
 
 
@@ -106,6 +107,8 @@ def storage_error(doing: str, error: Exception) -> StorageError:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if isinstance(cause, OSError):
         why = _BY_ERRNO.get(cause.errno or 0)
+    elif isinstance(cause, UnicodeDecodeError):
+        why = _DAMAGED  # a text column or a name that holds no text
     elif hasattr(cause, "sqlstate"):
         why = _by_sqlstate(cause)
     else:
