@@ -43,6 +43,10 @@ docs: $(READY) ## write the generated pages again (docs/schema.md, docs/prefligh
 	$(BIN)/python -m grpo_audit.ledger.schema_doc docs/schema.md
 	$(BIN)/python -m grpo_audit.preflight.doc docs/preflight.md
 
+.PHONY: mutate
+mutate: $(READY) ## flip every byte of a small record and of a bundle, and count what is detected (slow)
+	PYTHONPATH=tests:. $(BIN)/python -m attacks.mutation
+
 VLLM_VENV := .venv-vllm
 
 .PHONY: test-vllm
