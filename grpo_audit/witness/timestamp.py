@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from grpo_audit.errors import ConfigError
 from grpo_audit.ledger.folders import replace_file
 from grpo_audit.ledger.notes import Checkpoint, Note, NoteError
+from grpo_audit.witness.der import sorted_certificates
 from grpo_audit.witness.protocol import Judged, Judgement, Submission, WitnessRefused, WitnessUnavailable
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class TimeStampWitness:
 
     def _accepted(self, reply: bytes, shown: Checkpoint, nonce: int | None) -> bytes:
         try:
+            reply = sorted_certificates(reply)
             reason = self.authority.refusal(_decode(reply), shown, nonce)
         except Exception as error:  # noqa: BLE001  hostile ASN.1 makes the libraries raise nearly anything
             reason = _short(error)

@@ -15,7 +15,7 @@ default_tsa = made
 [made]
 dir = {folder}
 serial = {folder}/serial
-signer_cert = {folder}/tsa.pem
+{chain}signer_cert = {folder}/tsa.pem
 signer_key = {folder}/tsa.key
 signer_digest = sha256
 default_policy = 1.2.3.4.1
@@ -35,9 +35,11 @@ def openssl(*arguments: str, folder: Path, given: bytes = b"") -> bytes:
 
 
 class Authority:
-    """A CA and a time-stamp certificate of it. ``usage`` and ``days`` make bad ones."""
+    """A CA and a time-stamp certificate of it. ``usage`` and ``days`` make bad ones; ``chain`` is put into each token."""
 
-    def __init__(self, folder: Path, name: str = "Test CA", usage: str = "timeStamping", days: int = 30) -> None:
+    def __init__(
+        self, folder: Path, name: str = "Test CA", usage: str = "timeStamping", days: int = 30, chain: str = ""
+    ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
@@ -48,7 +50,9 @@ class Authority:
         openssl("x509", "-req", "-in", "tsa.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out",
                 "tsa.pem", "-days", str(days), "-extfile", "usage", folder=folder)  # fmt: skip
         (folder / "serial").write_text("01\n")
-        (folder / "openssl.cnf").write_text(CONFIG.format(folder=folder))
+        (folder / "openssl.cnf").write_text(
+            CONFIG.format(folder=folder, chain=f"certs = {folder / chain}\n" if chain else "")
+        )
 
     def impostor(self, data: bytes, usage: str) -> bytes:
         """A response over the data signed by a certificate of this very CA that has another purpose, made with

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 from witness.authority import Authority, openssl
 from witness.logs import grow, head_of
 from witness.test_directory import statement
@@ -15,6 +16,7 @@ from grpo_audit.ledger.notes import Checkpoint
 from grpo_audit.ledger.project import Project
 from grpo_audit.witness import timestamp
 from grpo_audit.witness.ask import ask
+from grpo_audit.witness.der import sorted_certificates
 from grpo_audit.witness.protocol import Judgement, WitnessUnavailable
 from grpo_audit.witness.timestamp import Authority as Anchor, TimeStampKind
 
@@ -160,6 +162,31 @@ def test_an_authority_that_cannot_be_reached_is_a_warning_not_a_refusal(record: 
         pytest.raises(WitnessUnavailable, match="cannot be used"),
     ):
         ask(project, KIND.witness(f"{url}#{authority.ca}"))
+
+
+def test_a_token_with_its_whole_chain_is_read(record: Path, tmp_path: Path) -> None:
+    """Authorities that add their CA, in an order that is not DER, are read; what is kept is what openssl verifies."""
+    for number in range(4):  # the order of two certificates depends on their bytes
+        authority = Authority(tmp_path / str(number), name=f"CA {number}", chain="ca.pem")
+        with authority.served() as url, Project.open(record, mode="write") as project:
+            ask(project, KIND.witness(f"{url}#{authority.ca}"))
+        said = statement(record, 8)[1]
+        assert judged(said, authority.ca, head_of(record)).judgement is Judgement.HOLDS
+        assert sorted_certificates(said) == said
+        (tmp_path / "text").write_text(head_of(record).text())
+        (tmp_path / "reply.tsr").write_bytes(said)
+        command = ("ts", "-verify", "-data", "text", "-in", "reply.tsr", "-CAfile", str(authority.ca))
+        assert b"OK" in openssl(*command, folder=tmp_path)
+
+
+@given(st.binary(max_size=200), st.integers(0, 60))
+def test_sorting_certificates_fails_in_one_way(data: bytes, cut: int) -> None:
+    """Whatever the bytes, they come back or a ValueError is raised."""
+    for hostile in (data, b"\x30\x80" + data, bytes([0x30, len(data) & 0x7F]) + data[: len(data) - cut]):
+        try:
+            sorted_certificates(hostile)
+        except ValueError:
+            continue
 
 
 def test_a_folder_carries_question_and_answer(record: Path, authority: Authority, tmp_path: Path) -> None:
