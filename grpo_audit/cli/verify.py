@@ -11,6 +11,7 @@ import typer
 from grpo_audit.cli import console
 from grpo_audit.cli.outcome import verdict_json, verdict_line
 from grpo_audit.cli.runs import DEFAULT_DB, Db, Json
+from grpo_audit.cli.traced import with_report
 from grpo_audit.errors import ConfigError
 from grpo_audit.verify.bundle import is_bundle_file
 from grpo_audit.verify.l0 import verify as verify_l0
@@ -93,6 +94,7 @@ def verify(
         if level == "L1":
             isolation: Literal["strict", "limits"] = "limits" if trust_rewards else "strict"
             report = verify_l1(db, **common, witness=witness or (), isolation=isolation, progress=bar.of)  # type: ignore[arg-type]
+            report = with_report(report, db, folder)
         else:
             report = verify_l0(db, **common, witness=witness or (), new=new, progress=bar.of)  # type: ignore[arg-type]
     if json:

@@ -29,7 +29,7 @@ NUMBER: Final = 31
 NAME: Final = "report"
 MAX_BYTES: Final = 256 << 20
 """A larger file is not read."""
-_FIGURE: Final = re.compile(r"[0-9][0-9,.:]*")
+_FIGURE: Final = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
 
 _OF_VERIFICATION: Final = frozenset({"verdict"})
 _OF_WHOLE_RECORD: Final = frozenset(

@@ -35,7 +35,7 @@ _BODY_END = re.compile(
 )
 """The keys of a body are sorted, so these stand at its end; read from here, they spare a second parse."""
 _TAIL = 512
-RENDERED = ("MODEL_CARD.md", "report.html")
+RENDERED = ("MODEL_CARD.md", "report.html", "report.json")
 """Files made from the record after its seal, so no event states their digest."""
 
 
