@@ -229,7 +229,7 @@ def _phase(
             sum(seconds * processes.get(attempt, 1) for attempt, seconds in by_attempt.items()) if by_attempt else None
         ),
         flop=flop,
-        joules=sum(joules) if whole else None,
+        joules=sum(joules) if whole and not unfinished else None,
         energy_method=" and ".join(dict.fromkeys(item.method for item in energy)),
         energy_boundary="; ".join(dict.fromkeys(item.boundary for item in energy)),
         finished=tuple(entry.seq for entry in finished),
