@@ -35,7 +35,7 @@ def openssl(*arguments: str, folder: Path, given: bytes = b"") -> bytes:
 
 
 class Authority:
-    """A CA and a time-stamp certificate of it. ``usage`` and ``days`` make bad ones; ``chain`` is put into each token."""
+    """A CA and a time-stamp certificate of it. ``usage`` and ``days`` make bad ones; ``chain`` goes into each token."""
 
     def __init__(
         self, folder: Path, name: str = "Test CA", usage: str = "timeStamping", days: int = 30, chain: str = ""
