@@ -103,6 +103,7 @@ class Fold:
         # (6) Root and frontier are those of the events, and the note says this root.
         tally = self._tallies[HEADS]
         for head in segment.heads:
+            self._newest_head = head.size
             if head.computed is None:
                 tally.wrong(f"checkpoint {head.size} stands at no event")
                 continue
@@ -117,7 +118,6 @@ class Fold:
                 tally.wrong(f"checkpoint {head.size}: its frontier is not that of the first {head.size} events")
             if head.said is not None and head.said != root:
                 tally.wrong(f"checkpoint {head.size}: the note signs another head (size {head.size})")
-            self._newest_head = head.size
 
     def _follow(self, segment: Segment) -> None:
         for item in segment.course:

@@ -67,7 +67,7 @@ from grpo_audit.verify.outside import rows_outside
 from grpo_audit.verify.past import Past, begin_at
 from grpo_audit.verify.pool import WORTH_IT, Pool, cores, page_problems
 from grpo_audit.verify.reader import DatabaseReader, reader_of
-from grpo_audit.verify.segment import WIDTH, Task, verify_segment
+from grpo_audit.verify.segment import WIDTH, Task, read_and_verify
 from grpo_audit.verify.source import DatabaseSource, Source
 from grpo_audit.verify.states import RunStates
 from grpo_audit.verify.steps import (
@@ -331,11 +331,7 @@ class _Procedure:
         remembered = {self._remembered.head.size} if self._remembered else set()
         probes = tuple(sorted(size for size in witnesses.sizes() | remembered if self._begin < size <= stop))
         tasks = self._tasks(found, base, stop, probes)
-        segments = (
-            pool.segments(tasks)
-            if pool is not None
-            else (verify_segment(task, reader.rows(task.start, task.stop)) for task in tasks)
-        )
+        segments = pool.segments(tasks) if pool is not None else (read_and_verify(task, reader) for task in tasks)
         for segment in segments:
             fold.take(segment)
             if progress is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from grpo_audit.errors import StorageError
 from grpo_audit.ledger.store import Store
 from grpo_audit.verify.reader import DatabaseReader
-from grpo_audit.verify.segment import Segment, Task, verify_segment
+from grpo_audit.verify.segment import Segment, Task, read_and_verify
 
 WORTH_IT = 6
 """Segments from which on several processes are faster than one."""
@@ -87,7 +87,7 @@ def _verify(task: Task) -> Segment | str:
     assert _store is not None
     try:
         with _store.connect() as connection:
-            return verify_segment(task, DatabaseReader(connection).rows(task.start, task.stop))
+            return read_and_verify(task, DatabaseReader(connection))
     except StorageError as error:
         return str(error)
 

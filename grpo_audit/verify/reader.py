@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection
 
 from grpo_audit.ledger.tables import Base
 from grpo_audit.verify.derived import COLUMNS, SEGMENTED
-from grpo_audit.verify.segment import SegmentRows
+from grpo_audit.verify.segment import Reader, SegmentRows
 from grpo_audit.verify.source import DatabaseSource, Source
 
 Row = tuple[Any, ...]
-
-
-class Reader(Protocol):
-    """Gives everything stored about a segment."""
-
-    def rows(self, start: int, stop: int) -> SegmentRows:
-        """The segment from ``start`` to ``stop``; segments are asked for in order."""
 
 
 def reader_of(source: Source) -> Reader:
