@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json as jsonlib
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,8 +16,8 @@ from grpo_audit.cli.runs import DEFAULT_DB, Db, Json
 from grpo_audit.errors import ConfigError, ExitCode
 from grpo_audit.ledger.project import Project
 from grpo_audit.ledger.tables import WitnessRow
-from grpo_audit.witness import pins
-from grpo_audit.witness.ask import Asked, add as add_witness, ask_all
+from grpo_audit.witness import directory, kinds, pins
+from grpo_audit.witness.ask import Asked, add as add_witness, ask_all, show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,6 +88,30 @@ def ask(
             raise ConfigError("This record has no witness", next_step="Add one: grpo-audit witness add dir:FOLDER")
         results = ask_all(project, size=size)
     _report(results, json=json)
+
+
+@app.command("see")
+def see(
+    spec: Annotated[str, typer.Argument(help="Your own memory: dir:FOLDER or git:CLONE, on your machine.")],
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Be a witness yourself: look at somebody's record, read-only, and remember its head on your machine.
+
+    Run it now and then (cron) where the writer of the record has no access: then nobody but you can change what is
+    remembered. Prints the statement. Exit code 5: the record is not the one you saw before.
+    """
+    kind, rest = kinds.split(kinds.settled(spec))
+    witness = kind.witness(rest)
+    with Project.open(db, mode="read") as project:
+        size, statement = show(project, witness)
+    if json:
+        said = base64.b64encode(statement).decode()
+        typer.echo(jsonlib.dumps({"name": witness.name, "kind": kind.name, "size": size, "statement": said}, indent=2))
+        return
+    console.out.print(f"{witness.name}: saw {size:,} events", soft_wrap=True, markup=False)
+    if kind.name == directory.KIND:
+        typer.echo(statement.decode(), nl=False)
 
 
 @app.command("remove")

@@ -89,6 +89,16 @@ def ask_all(project: Project, specs: Sequence[str] = (), *, size: int | None = N
 def ask(project: Project, witness: Witness, *, size: int | None = None) -> int:
     """Show a head to one witness and keep its statement; the size of that head.
 
+    Raises WitnessRefused, WitnessUnavailable, ConfigError for a head that it has left behind.
+    """
+    seen, statement = show(project, witness, size=size)
+    project.keep_witness(seen, witness.name, witness.kind, statement)
+    return seen
+
+
+def show(project: Project, witness: Witness, *, size: int | None = None) -> tuple[int, bytes]:
+    """Show a head to one witness; the size of that head, and what the witness says. The record may be open for reading.
+
     Others may write to the same project: when the witness has seen a newer head than the one that was just read, the
     newest is read again. Raises WitnessRefused, WitnessUnavailable, ConfigError for a head that it has left behind.
     """
@@ -105,8 +115,7 @@ def ask(project: Project, witness: Witness, *, size: int | None = None) -> int:
             statement = b""
             for submission in _submissions(project, head, old_size):
                 statement = witness.see(submission)
-            project.keep_witness(head.size, witness.name, witness.kind, statement)
-            return head.size
+            return head.size, statement
         except (WitnessRefused, WitnessUnavailable):
             is_overtaken = size is None and project.checkpoint().size > head.size
             if not is_overtaken or attempt == _TRIES - 1:

@@ -85,6 +85,22 @@ def test_a_witness_from_adding_to_removing(program: Program, record: Path, folde
     assert "not asked any more" in ok(program("witness", "list"))
 
 
+def test_an_auditor_is_a_witness_with_a_memory_of_their_own(
+    program: Program, record: Path, folder: Path, tmp_path: Path, own_home: Path
+) -> None:
+    """witness see needs the record for reading only, leaves it as it is, and refuses an older one later."""
+    old = tmp_path / "old.db"
+    shutil.copy(record, old)
+    grow(record, 1)
+    before = record.read_bytes()
+    said = ok(program("witness", "see", f"dir:{folder}"))
+    assert "saw 9 events" in said and said.splitlines()[1].startswith("— ")
+    assert json.loads(ok(program("witness", "see", f"dir:{folder}", "--json")))["size"] == 9
+    assert record.read_bytes() == before
+    shutil.rmtree(own_home / "state")
+    one_line(program("witness", "see", f"dir:{folder}", db=old), ExitCode.STORAGE, "refuses to go back")
+
+
 def test_what_cannot_be_asked_says_what_to_do(program: Program, folder: Path, tmp_path: Path) -> None:
     """A missing folder, nonsense, and a witness that refuses: one line and the exit code of the table."""
     one_line(program("witness", "add", f"dir:{tmp_path}/gone"), ExitCode.STORAGE, "is not there", "Mount it")
