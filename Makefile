@@ -43,9 +43,12 @@ docs: $(READY) ## write the generated pages again (docs/schema.md, docs/prefligh
 	$(BIN)/python -m grpo_audit.ledger.schema_doc docs/schema.md
 	$(BIN)/python -m grpo_audit.preflight.doc docs/preflight.md
 
-.PHONY: mutate
+.PHONY: mutate faults
 mutate: $(READY) ## flip every byte of a small record and of a bundle, and count what is detected (slow)
 	PYTHONPATH=tests:. $(BIN)/python -m attacks.mutation
+
+faults: $(READY) ## let every system call of a writer fail, one at a time, and check the record (slow; needs strace)
+	PYTHONPATH=tests:. $(BIN)/python -m attacks.faults
 
 VLLM_VENV := .venv-vllm
 
