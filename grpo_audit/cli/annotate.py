@@ -20,6 +20,7 @@ from grpo_audit.cli import console
 from grpo_audit.cli.runs import DEFAULT_DB, Db, Json
 from grpo_audit.config.fields import field_at
 from grpo_audit.errors import ConfigError
+from grpo_audit.export.hub import BENCHMARK_FIELD, is_benchmark
 from grpo_audit.ledger.annotations import check_annotation, sign_annotation
 from grpo_audit.ledger.folders import config_folder
 from grpo_audit.ledger.keys import SigningKey
@@ -50,7 +51,8 @@ def annotate(
 
     The statement is signed by your own key, beside the key of the record, and names project, run, field, value and
     reason. It never replaces anything: of several about a field the newest counts, and all stay visible. A sealed run
-    takes annotations too. What the record measures cannot be said: --list names what can.
+    takes annotations too. What the record measures cannot be said: --list names what can. Beside these, benchmark.TASK
+    says which data set of the Hub a task is (owner/name:task_id), for grpo-audit export.
 
     Example: grpo-audit annotate RUN accountability.approver "C. Approver" --author "C. Approver" --reason "read it"
     """
@@ -70,7 +72,9 @@ def annotate(
         run_id = None if project_wide else project.find_run(run).run_id
         note = signed(signing, project.project_id, run_id, author, name, value, reason)
         seq = project.append([NewEvent(note, run_id)]).size - 1
-        counts = run_id is None or collect(project, run_id)[name].pointer.seqs == (seq,)
+        counts = (
+            run_id is None or name.startswith(BENCHMARK_FIELD) or collect(project, run_id)[name].pointer.seqs == (seq,)
+        )
     _report(json, seq, run_id, note, counts)
 
 
@@ -89,6 +93,12 @@ def signed(
 
 def check_field(field: str, value: str) -> str:
     """The full name of a field that may be said. Raises ConfigError: unknown, measured, or an unfit value."""
+    if field.startswith(BENCHMARK_FIELD):
+        if not is_benchmark(value):
+            raise ConfigError(
+                f"{field} cannot be {value!r}", expected="a data set of the Hub: owner/name or owner/name:task_id"
+            )
+        return field
     known = declarable()
     by_key = {about.recipe: name for name, about in known.items() if about.recipe is not None}
     name = by_key.get(field, by_key.get(f"governance.{field}", field))
@@ -112,7 +122,8 @@ def _check_range(recipe: str | None, value: object) -> None:
     info = field_at(tuple(recipe.split("."))) if recipe else None
     if info is not None:
         try:
-            TypeAdapter[Any](Annotated[info.annotation, info]).validate_python(value)
+            bounded: Any = Annotated[info.annotation, info]
+            TypeAdapter(bounded).validate_python(value)
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"]) from error
 

@@ -3,7 +3,7 @@ record past this module, so a value stands in every file as it stands in the rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -12,8 +12,10 @@ from grpo_audit.catalogue.collect import Catalogue
 from grpo_audit.catalogue.lineage import Stage
 from grpo_audit.catalogue.reader import Entry, RunReader
 from grpo_audit.errors import VerificationError
+from grpo_audit.ledger.annotations import check_annotation
+from grpo_audit.ledger.notes import NoteError
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import Comparison, EvalTask, ModelSaved, PhaseFinished, RunRegistered
+from grpo_audit.record.events import Annotation, Comparison, EvalTask, ModelSaved, PhaseFinished, RunRegistered
 from grpo_audit.record.identities import ModelIdentity
 from grpo_audit.report.data import collect
 from grpo_audit.report.evidence import Evidence, Source
@@ -50,6 +52,9 @@ class ExportFacts:
 
     phases: Mapping[str, Entry[PhaseFinished]]
     """Newest end of each phase: ``pre``, ``train``, ``post``."""
+
+    annotations: Sequence[Annotation]
+    """What people said afterwards, oldest first; an annotation whose signature does not hold says nothing."""
 
     size: int
     """Events of the record when this was gathered."""
@@ -108,8 +113,7 @@ def gather(project: Project, run_id: str, verification: VerifyReport, folder: Pa
     """
     reader = RunReader(project, run_id)
     run = project.find_run(run_id)
-    data = collect(project, run_id, verification)
-    head = project.head
+    head, found = project.head, catalogue.collect(project, run_id)
     if verification.ok and (verification.events, verification.root) != (head.size, head.root.hex()):
         raise VerificationError(
             "The record grew while it was exported",
@@ -118,8 +122,8 @@ def gather(project: Project, run_id: str, verification: VerifyReport, folder: Pa
             next_step="Export again",
         )
     return ExportFacts(
-        data=_portable(data, verification),
-        catalogue=catalogue.collect(project, run_id),
+        data=_portable(collect(project, run_id, verification), verification, found.integrity.witnesses.text()),
+        catalogue=found,
         project_id=project.project_id,
         run_id=run_id,
         registered=reader.registered(),
@@ -127,12 +131,26 @@ def gather(project: Project, run_id: str, verification: VerifyReport, folder: Pa
         comparison=reader.newest(Comparison),
         results={entry.payload.task: entry for entry in reader.entries(EvalTask) if entry.payload.phase == "post"},
         phases={entry.payload.phase: entry for entry in reader.entries(PhaseFinished)},
+        annotations=believed((entry.payload for entry in reader.entries(Annotation)), project.project_id, run_id),
         size=head.size,
         root=head.root.hex(),
         changed_at=run.changed_at,
         folder=folder,
         draft=_draft(verification),
     )
+
+
+def believed(notes: Iterable[Annotation], project_id: str, run_id: str) -> tuple[Annotation, ...]:
+    """Those without a signature of their author's, and those whose signature holds for this project and run."""
+    return tuple(note for note in notes if not note.signed or _holds(note, project_id, run_id))
+
+
+def _holds(note: Annotation, project_id: str, run_id: str) -> bool:
+    try:
+        check_annotation(note, project_id, run_id)
+    except NoteError:
+        return False
+    return True
 
 
 def _draft(verification: VerifyReport) -> tuple[str, ...]:
@@ -145,16 +163,17 @@ def _draft(verification: VerifyReport) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _portable(data: ReportData, verification: VerifyReport) -> ReportData:
-    """The verdict without what depends on who verified where: remembered heads and pinned keys."""
+def _portable(data: ReportData, verification: VerifyReport, witnesses: str | None) -> ReportData:
+    """The verdict without what depends on who verified where: remembered heads, pinned keys and trusted witnesses."""
     if not verification.ok:
         return data
     sentence = (
         f"Level {verification.level} over {whole(verification.events)} events when it was exported; root "
-        f"{verification.root}, signed by {verification.public_key}."
+        f"{verification.root}, signed by {verification.public_key}. Witnesses: {witnesses or 'none in the record'}."
     )
     source = Source(Evidence.DERIVED, note="by the procedure of grpo-audit verify")
-    record = Statement("Record", "Intact", Standing.GOOD, verification.attestation.value, sentence, source)
+    # no badge: which witnesses count depends on whom the verifier believes
+    record = Statement("Record", "Intact", Standing.GOOD, "", sentence, source)
     return replace(data, verdict=replace(data.verdict, record=record, not_shown=NOT_SHOWN))
 
 

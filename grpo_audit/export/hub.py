@@ -45,6 +45,11 @@ def result_files(facts: ExportFacts) -> dict[str, bytes]:
     }
 
 
+def is_benchmark(value: str) -> bool:
+    """Whether an annotation of ``benchmark.TASK`` names a data set of the Hub."""
+    return _HUB_DATASET.fullmatch(value.partition(":")[0]) is not None
+
+
 def file_name(dataset: str) -> str:
     """A file name for a data set: no separators, no leading dot."""
     return _PLAIN_NAME.sub("-", dataset.replace("/", "__")).strip(".-")[:120] or "suite"
@@ -53,10 +58,10 @@ def file_name(dataset: str) -> str:
 def benchmarks(facts: ExportFacts) -> dict[str, str]:
     """Hub data set by task, as the newest annotation declares it; a malformed one counts as none."""
     found: dict[str, str] = {}
-    for note in facts.data.governance.notes:
+    for note in facts.annotations:
         if note.field.startswith(BENCHMARK_FIELD):
             found[note.field.removeprefix(BENCHMARK_FIELD)] = note.value
-    return {task: value for task, value in found.items() if _HUB_DATASET.fullmatch(value.partition(":")[0])}
+    return {task: value for task, value in found.items() if is_benchmark(value)}
 
 
 def _dataset(facts: ExportFacts, row: ReleaseRow) -> tuple[str, str]:
@@ -73,11 +78,11 @@ def _entry(facts: ExportFacts, row: ReleaseRow, dataset: str, task: str) -> dict
     finished = facts.results.get(row.task)
     if finished is not None:
         entry["date"] = finished.at
-    entry["notes"] = _notes(facts, row, is_benchmark="/" in dataset)
+    entry["notes"] = _notes(facts, row, on_hub="/" in dataset)
     return entry
 
 
-def _notes(facts: ExportFacts, row: ReleaseRow, *, is_benchmark: bool) -> str:
+def _notes(facts: ExportFacts, row: ReleaseRow, *, on_hub: bool) -> str:
     parts = [facts.mark] if facts.is_draft else []
     parts.append(f"{row.metric} after training")
     if row.documents is not None:
@@ -91,6 +96,6 @@ def _notes(facts: ExportFacts, row: ReleaseRow, *, is_benchmark: bool) -> str:
         parts.append(f"difference {signed(row.difference)}{interval}")
     parts.append(f"verdict: {row.verdict or row.missing}")
     parts.append("events " + ", ".join(f"#{seq}" for seq in row.source.named))
-    if not is_benchmark:
+    if not on_hub:
         parts.append("the suite of this run, no benchmark of the Hub")
     return "; ".join(parts)

@@ -112,3 +112,22 @@ def test_a_key_that_others_can_read_does_not_sign(exported: Any, place: Path) ->
     key.chmod(0o644)
     with pytest.raises(StorageError, match="chmod 600"):
         call(place, exported.run_id)
+
+
+def test_a_benchmark_is_declared_by_annotation(exported: Any, place: Path, tmp_path: Path) -> None:
+    """``annotate RUN benchmark.TASK owner/name`` puts the task under that data set of the Hub."""
+    said = ("benchmark.arithmetic", "owner/sums:easy", "--author", "A", "--reason", "the same documents")
+    done = CliRunner().invoke(app, ["annotate", exported.run_id, *said, "--db", str(place / "record.db")])
+    assert done.exit_code == 0, done.output
+    call(place, exported.run_id, "--to", str(tmp_path / "out"), "--only", "hub")
+    text = (tmp_path / "out" / ".eval_results" / "owner__sums.yaml").read_text()
+    assert "owner/sums" in text and "task_id: easy" in text
+
+
+def test_a_malformed_benchmark_is_refused(exported: Any, place: Path) -> None:
+    """What is no data set of the Hub cannot be declared as one."""
+    said = ("benchmark.arithmetic", "not a data set", "--author", "A", "--reason", "R")
+    with pytest.raises(ConfigError, match="owner/name"):
+        CliRunner().invoke(
+            app, ["annotate", exported.run_id, *said, "--db", str(place / "record.db")], catch_exceptions=False
+        )

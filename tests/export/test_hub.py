@@ -14,9 +14,10 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 
 from grpo_audit.export import hub
-from grpo_audit.export.facts import ExportFacts
+from grpo_audit.export.facts import ExportFacts, believed
+from grpo_audit.ledger.annotations import sign_annotation
+from grpo_audit.record.events import Annotation
 from grpo_audit.report.card import metadata
-from grpo_audit.report.model import Note
 
 
 def entries(facts: ExportFacts) -> dict[str, list[EvalResultEntry]]:
@@ -69,9 +70,20 @@ def test_results_are_those_of_the_report(exported: Any) -> None:
 
 def declaring(facts: ExportFacts, field: str, value: str) -> ExportFacts:
     """The facts with one annotation more."""
-    note = Note("2026-01-01T00:00:00.000000Z", "A", field, value, "", facts.data.governance.facts[0].source)
-    governance = replace(facts.data.governance, notes=(*facts.data.governance.notes, note))
-    return replace(facts, data=replace(facts.data, governance=governance))
+    note = Annotation(author="A", field=field, value=value, reason="R")
+    return replace(facts, annotations=(*facts.annotations, note))
+
+
+def test_an_annotation_with_a_false_signature_says_nothing(exported: Any) -> None:
+    """Only one that is not signed, or whose signature holds for this very run, is believed."""
+    plain = Annotation(author="A", field="benchmark.arithmetic", value="owner/sums", reason="R")
+    key, project, run = exported.keys.log, exported.facts.project_id, exported.run_id
+    signed, public = sign_annotation(key, project, run, "A", plain.field, plain.value, plain.reason)
+    good = plain.model_copy(update={"signed": signed, "public_key": public})
+    edited = good.model_copy(update={"value": "owner/other"})
+    junk = plain.model_copy(update={"signed": "junk", "public_key": "junk"})
+    assert believed([plain, good, edited, junk], project, run) == (plain, good)
+    assert believed([good], project, exported.other) == ()
 
 
 def test_a_declared_benchmark_stands_under_its_own_name(exported: Any) -> None:
