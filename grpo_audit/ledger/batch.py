@@ -135,6 +135,8 @@ def _follow(
     """Check the event against what came before; its run's attempt."""
     kind, run_id = new.payload.kind, new.run_id
     check_place(kind, run_id, seq)
+    if any("\x00" in name for name in (run_id or "", *new.content)):
+        raise RuleError("a run id or a name of content holds NUL, which PostgreSQL cannot")
     if run_id is None:
         return 0
     if run_id not in histories:

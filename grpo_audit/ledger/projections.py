@@ -161,7 +161,7 @@ def _eval_task(event: Event, payload: e.EvalTask, _: int) -> list[Row]:
 
 
 _STEP_FIELDS = {column.name for column in tables.StepRow.__table__.columns} & e.Step.model_fields.keys()
-"""Columns that are fields of the payload; two of them hold something else than the field and are set below."""
+"""Columns that are fields of the payload; three of them hold something else than the field and are set below."""
 
 
 def _step(event: Event, payload: e.Step, _: int) -> list[Row]:
@@ -170,6 +170,7 @@ def _step(event: Event, payload: e.Step, _: int) -> list[Row]:
         "seq": event.seq,
         "run_id": event.run_id,
         "rewards": _json(payload.rewards),
+        "engine": _text(payload.engine),
         "seconds": math.fsum(payload.seconds.values()),
     }
     return [Row(tables.StepRow, values)]

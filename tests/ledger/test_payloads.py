@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from grpo_audit.config.run import RunConfig
 from grpo_audit.ledger.canonical import dumps, loads, plain
 from grpo_audit.ledger.event import NO_EVENT, NewEvent, encode, parse
+from grpo_audit.ledger.projections import ProjectionError, rows
 from grpo_audit.record.events import PAYLOADS, EventKind, Payload
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -110,3 +111,24 @@ def test_a_recorded_configuration_gives_the_configuration(normaliser: str, beta:
     for mode in ("python", "json"):
         recorded = loads(dumps(plain(config.model_dump(mode=mode))))
         assert RunConfig.model_validate(recorded, strict=False) == config
+
+
+@pytest.mark.parametrize("kind", list(EventKind))
+def test_no_column_ever_holds_nul(kind: EventKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL's text cannot, so whatever text a payload has, its rows show U+2400 instead."""
+    monkeypatch.setitem(_strategy.__globals__, "_TEXT", st.just("a\x00b"))
+
+    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(_instances(PAYLOADS[kind]))
+    def holds(payload: Payload) -> None:
+        event = encode(
+            NewEvent(payload, "run"), seq=1, time="2026-01-01T00:00:00.000000Z", previous=NO_EVENT, content={}
+        )
+        try:
+            derived = rows(event, 1)
+        except ProjectionError:
+            return
+        for table, values in derived:
+            assert not [name for name, value in values.items() if isinstance(value, str) and "\x00" in value], table
+
+    holds()

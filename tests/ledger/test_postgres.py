@@ -11,18 +11,24 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from ledger.test_payloads import _instances as instances
 from postgres_server import PostgresServer
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
 from grpo_audit.errors import StorageError
+from grpo_audit.export.bundle import write_bundle
 from grpo_audit.ledger import shape_postgres
+from grpo_audit.ledger.batch import insert_rows
+from grpo_audit.ledger.event import NO_EVENT, encode
 from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.postgres import PostgresSchema
 from grpo_audit.ledger.project import NewEvent, Outside, Project
+from grpo_audit.ledger.projections import ProjectionError, rows
 from grpo_audit.ledger.store import Store
 from grpo_audit.ledger.tables import ArtifactRow, Base
-from grpo_audit.record.events import Annotation, Artifact
+from grpo_audit.record.events import PAYLOADS, Annotation, Artifact, EventKind, Payload
 from grpo_audit.verify.l0 import verify
 
 BuildRecord = Callable[..., str]
@@ -260,6 +266,8 @@ def test_a_role_that_may_only_insert_can_append(record: str) -> None:
     ("event", "why"),
     [
         (note("lone \ud800 surrogate"), "surrogate"),
+        (NewEvent(note().payload, None, {"na\x00me": b""}), "holds NUL"),
+        (note(run_id="run\x00"), "holds NUL"),
         (NewEvent(Artifact(role="r", name="n", digest="sha256:" + "0" * 64, size=2**53, media_type="m", location=None),
                   None), "names none|2\\*\\*53"),
     ],
@@ -396,3 +404,60 @@ def test_the_expected_views_are_read_once_a_connection(record: str) -> None:
     with store.connect() as connection:
         assert shape_postgres.differences(connection) == shape_postgres.differences(connection) == []
     store.close()
+
+
+@pytest.mark.parametrize("kind", list(EventKind))
+def test_every_payload_gives_the_same_rows_in_both(kind: EventKind, tmp_path: Path, postgres_url: str) -> None:
+    """Whatever a payload holds (huge and tiny numbers, any text), its rows go into both databases and come back as they
+    were derived, or it gives no rows in either."""
+    Project.open(postgres_url, mode="create").close()
+    Project.open(tmp_path / "record.db", mode="create").close()
+    stores = [Store.write(postgres_url), Store.write(tmp_path / "record.db")]
+
+    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(instances(PAYLOADS[kind]))
+    def same(payload: Payload) -> None:
+        event = encode(
+            NewEvent(payload, "run"), seq=7, time="2026-01-01T00:00:00.000000Z", previous=NO_EVENT, content={}
+        )
+        try:
+            derived = rows(event, 1)
+        except ProjectionError:
+            return
+        inserts: dict[type[Base], list[dict[str, Any]]] = {}
+        for table, values in derived:
+            inserts.setdefault(table, []).append(values)
+        for store in stores:
+            with pytest.raises(_Undo), store.transaction() as connection:
+                insert_rows(connection, inserts)
+                for table, expected in inserts.items():
+                    found = [dict(row) for row in connection.execute(select(table.__table__)).mappings()]
+                    assert sorted(found, key=repr) == sorted(
+                        [{column.name: row[column.name] for column in table.__table__.columns} for row in expected],
+                        key=repr,
+                    )
+                raise _Undo
+
+    same()
+    for store in stores:
+        store.close()
+
+
+class _Undo(Exception):
+    """Ends a transaction without a trace."""
+
+
+def test_a_bundle_is_the_same_from_both(
+    tmp_path: Path, postgres_url: str, build_record: BuildRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same record gives the same bundle, byte for byte, whichever database it is in."""
+    key = SigningKey.generate()
+    bundles = []
+    for name, db in (("sqlite", None), ("postgresql", postgres_url)):
+        monkeypatch.setenv("GRPO_AUDIT_HOME", str(tmp_path / name / "home"))
+        path = tmp_path / name / "record.db"
+        run_id = build_record(path, steps=2, prompts=2, db=db, key=key, outside=outside())
+        target = tmp_path / f"{name}.zip"
+        write_bundle(db or path, run_id, path.parent / run_id, target)
+        bundles.append(target.read_bytes())
+    assert bundles[0] == bundles[1]
