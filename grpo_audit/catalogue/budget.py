@@ -40,7 +40,7 @@ class Budget(Group):
 def budget(run: Run) -> Budget:
     """Group I of a run."""
     cost, seqs = run.cost, _places(run.cost.phases)
-    shape = shape_of(run.registered.payload.model, run.registered.payload.adapter, run.config)
+    shape = shape_of(run.registered.payload, run.config)
     parts = cost.flop_by_part
     split = {"rollouts": parts.rollout, "scoring": parts.scoring, "updates": parts.update, "value model": parts.value}
     tokens = {
@@ -91,6 +91,9 @@ def _wall_clock(phases: tuple[PhaseCost, ...]) -> str:
 
 def _energy(run: Run, seqs: list[Where]) -> Field[Any]:
     found = run.cost.energy
+    said = run.said("budget.energy", for_all(annotate=True))
+    if (found is None or not found.measured) and not said.is_unknown:
+        return said  # a person's meter before our estimate
     if found is None:
         return unknown(
             "the machine counts no energy that the process may read, or a phase did not end; "

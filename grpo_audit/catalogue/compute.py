@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from grpo_audit.config.run import RunConfig
-from grpo_audit.record.events import AdapterIdentity, ModelIdentity, Step
+from grpo_audit.record.events import RunRegistered, Step
 
 FALLBACK_FLOP: Final = 1e23
 """Taken for the original model's compute where it is not known: the criterion for a general-purpose model."""
@@ -46,6 +46,8 @@ class Shape:
     adapters: int | None = None
     """Parameters of the adapters that train; None when all weights do."""
     checkpointing: bool = False
+    autocast: bool = False
+    """Whether products are bfloat16: then the sampler's log-probabilities are not the scorer's."""
 
     @property
     def has_attention(self) -> bool:
@@ -83,15 +85,19 @@ class TrainingFlop:
         return self.rollout + self.scoring + self.update + self.value
 
 
-def shape_of(model: ModelIdentity, adapter: AdapterIdentity | None, config: RunConfig) -> Shape:
-    """The shape of the model that trains. ``auto`` checkpointing is on above one billion parameters on CUDA."""
-    setting, large = config.model.gradient_checkpointing, model.parameters > 1_000_000_000
+def shape_of(registered: RunRegistered, config: RunConfig) -> Shape:
+    """The shape of the model that trains. What is ``auto`` is resolved as the trainer does: on CUDA, gradient
+    checkpointing is on above 10^9 parameters, and autocast above 10^8."""
+    model, adapter, settings = registered.model, registered.adapter, config.model
+    on_cuda = registered.environment.accelerator is not None and settings.device != "cpu"
+    huge, large = on_cuda and model.parameters > 10**9, on_cuda and model.parameters > 10**8
     return Shape(
         parameters=model.parameters,
         layers=model.layers,
         width=model.hidden_size,
         adapters=None if adapter is None else adapter.trained_parameters,
-        checkpointing=setting == "on" or (setting == "auto" and large and config.model.device != "cpu"),
+        checkpointing=settings.gradient_checkpointing == "on" or (settings.gradient_checkpointing == "auto" and huge),
+        autocast=settings.precision == "bfloat16" or (settings.precision == "auto" and large),
     )
 
 
@@ -111,7 +117,7 @@ def add_step(done: TrainingFlop, shape: Shape, config: RunConfig, step: Step) ->
     context = (step.prompt_tokens * group + step.completion_tokens) / rows
     read = shape.forward(step.prompt_tokens + step.completion_tokens, context)
     done.rollout += read
-    done.scoring += read * _scorings(config, step)
+    done.scoring += read * _scorings(shape, config, step)
     iterations = config.training.iterations
     in_loss = sum(update.tokens for update in step.updates) or step.completion_tokens * iterations
     trained = in_loss + step.prompt_tokens * iterations
@@ -121,12 +127,12 @@ def add_step(done: TrainingFlop, shape: Shape, config: RunConfig, step: Step) ->
         done.value += read + whole.update(trained, context)
 
 
-def _scorings(config: RunConfig, step: Step) -> int:
+def _scorings(shape: Shape, config: RunConfig, step: Step) -> int:
     """Forward passes beside sampling and updating: old policy, reference, initial policy."""
     kl, updates = config.objective.kl, config.training.iterations * config.training.minibatches
     in_reward = kl.beta > 0 and kl.placement == "reward"
     # the native sampler's float32 log-probabilities are the old policy's own
-    scored_again = config.sampling.engine != "native" or config.model.precision == "bfloat16"
+    scored_again = config.sampling.engine != "native" or shape.autocast
     old = (updates > 1 or in_reward) and scored_again
     reference = kl.beta > 0 or step.kl is not None
     return int(old) + int(reference)

@@ -77,7 +77,7 @@ class StepSums:
     def add(self, entry: Entry[Step]) -> None:
         """Take one more step into account."""
         step = entry.payload
-        shape = shape_of(self.registered.model, self.registered.adapter, self.config)
+        shape = shape_of(self.registered, self.config)
         add_step(self.flop, shape, self.config, step)
         self.executed += 1
         self.prompt_tokens += step.prompt_tokens
@@ -213,7 +213,7 @@ def _phase(
     elif phase in tokens:
         completion, (first, last), count = tokens[phase]
         span = Span(first, last, count)
-        shape = shape_of(registered.model, registered.adapter, config)
+        shape = shape_of(registered, config)
         flop = shape.forward(completion, completion / max(1, count))
     if not finished and completion is None:
         return None

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from grpo_audit.catalogue.collect import collect
-from grpo_audit.catalogue.compute import Modifier, Shape, training_flop
+from grpo_audit.catalogue.compute import Modifier, Shape, shape_of, training_flop
 from grpo_audit.catalogue.evidence import Evidence
 from grpo_audit.config.run import RunConfig
-from grpo_audit.record.events import EventKind, PhaseEnergy, PhaseFinished, Step
+from grpo_audit.ledger.project import NewEvent
+from grpo_audit.record.events import Annotation, EventKind, PhaseEnergy, PhaseFinished, Step
 
 N = 1_000
 
@@ -146,6 +147,30 @@ def test_energy_is_unknown_estimated_or_measured(registered: Any) -> None:
         assert energy.is_unknown != measured
         if measured:
             assert energy.evidence is Evidence.MEASURED and "(3e+03 J), measured: RAPL" in str(energy.value)
+
+
+def test_a_persons_meter_comes_before_an_estimate_and_after_a_measurement(registered: Any) -> None:
+    """An annotation replaces what was only estimated from stated watts."""
+    watts = {"budget": {"watts_per_device": 100.0, "watts_source": "data sheet"}}
+    with registered.project(watts) as project:
+        note = Annotation(author="Ada", field="budget.energy", value="3 kWh", reason="read the meter")
+        seq = project.append([NewEvent(note, "r-1")]).size - 1
+        found = collect(project, "r-1").budget.energy
+    assert (found.value, found.evidence, found.pointer.seqs) == ("3 kWh", Evidence.DECLARED, (seq,))
+
+
+def test_what_is_auto_is_resolved_as_the_trainer_does(registered: Any) -> None:
+    """On CUDA a large model is trained in autocast, and one above a billion parameters with checkpointing."""
+    payload = registered.registration()
+    for parameters, accelerator, expected in (
+        (2 * 10**9, "a GPU", (True, True)),
+        (2 * 10**8, "a GPU", (False, True)),
+        (2 * 10**9, None, (False, False)),
+    ):
+        model = payload.model.model_copy(update={"parameters": parameters})
+        machine = payload.environment.model_copy(update={"accelerator": accelerator})
+        found = shape_of(payload.model_copy(update={"model": model, "environment": machine}), config())
+        assert (found.checkpointing, found.autocast) == expected
 
 
 def _is_of_one_attempt(payload: Any) -> bool:
