@@ -26,7 +26,7 @@ from grpo_audit.verify import verify
 CALLS = ("pwrite64", "fdatasync", "fsync", "write", "ftruncate", "rename", "link", "unlink")
 FAULTS = {"EIO": "error=EIO", "ENOSPC": "error=ENOSPC", "KILL": "signal=KILL"}
 _APPENDS = 4
-_LIMIT_S = 60
+_LIMIT_S = 120
 # writev is not among the calls: what the writer says is no part of the experiment
 WRITER = f"""
 import os, sys
@@ -86,7 +86,19 @@ def _run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[bytes
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = ["strace", "-f", "-qq", "-o", str(log), *options, sys.executable, "-c", WRITER, str(folder / "record.db")]
+    command = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-o",
+        str(log),
+        *options,
+        sys.executable,
+        "-c",
+        WRITER,
+        str(folder / "record.db"),
+    ]
     done = subprocess.run(command, capture_output=True, env=environment, timeout=_LIMIT_S)
     return done, log.read_text(errors="replace")
 
@@ -101,7 +113,10 @@ def calls(folder: Path) -> dict[str, int]:
 def inject(fault: Fault, folder: Path) -> Result:
     """Run the writer with one fault and judge what is left."""
     what = f"inject={fault.call}:{FAULTS[fault.fault]}:when={fault.number}"
-    done, log = _run(folder, "-e", f"trace={fault.call}", "-e", what)
+    try:
+        done, log = _run(folder, "-e", f"trace={fault.call}", "-e", what)
+    except subprocess.TimeoutExpired:
+        return Result(fault, True, 0, 0, f"the writer had not ended after {_LIMIT_S} s")
     killed = fault.fault == "KILL"
     fired = "+++ killed by SIGKILL" in log if killed else "(INJECTED)" in log
     said = [int(line) for line in done.stdout.split()]
