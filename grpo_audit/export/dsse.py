@@ -62,8 +62,16 @@ class EcdsaSigner:
         return self._key.key_id
 
     def sign(self, data: bytes) -> bytes:
-        """ECDSA over SHA-256, in DER."""
-        return self._key.private.sign(data, ec.ECDSA(SHA256(), deterministic_signing=True))
+        """ECDSA over SHA-256, in DER. Raises ConfigError where the installed OpenSSL cannot derive the nonce."""
+        try:
+            return self._key.private.sign(data, ec.ECDSA(SHA256(), deterministic_signing=True))
+        except UnsupportedAlgorithm as error:
+            raise ConfigError(
+                "The installed OpenSSL cannot sign deterministically",
+                found=str(error),
+                expected="OpenSSL 3.2 or newer",
+                next_step="Install cryptography as a wheel from the package index, which brings its own",
+            ) from error
 
 
 class Ed25519Signer:
