@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import sqlite3
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -118,10 +119,10 @@ def test_a_thief_cannot_rotate_to_a_key_of_their_own(tmp_path: Path, monkeypatch
 
 @given(st.sets(st.integers(1, 30), max_size=5), st.sets(st.integers(1, 40), min_size=1, max_size=8))
 def test_every_head_is_signed_by_the_keys_in_force_since_the_last(rotations: set[int], sizes: set[int]) -> None:
-    """For any rotations and heads: the key in force before, and each that came into force by an event under the head."""
+    """For any rotations and heads: the key in force before, and each that came into force under the head."""
     keys = tuple(VerifierKey("k", bytes([n]) * 32) for n in range(len(rotations) + 1))
     chain, places = KeyChain(keys, tuple(sorted(rotations))), [0, *sorted(sizes)]
-    for previous, size in zip(places, places[1:], strict=False):
+    for previous, size in pairwise(places):
         in_force = sum(seq < previous for seq in rotations)
         new = [n + 1 for n, seq in enumerate(sorted(rotations)) if previous <= seq < size]
         assert chain.required(previous, size) == tuple(keys[n] for n in [in_force, *new])
