@@ -49,6 +49,7 @@ def test_the_wheel_holds_everything_and_the_base_install_needs_no_torch(tmp_path
         "grpo_audit_evals/tasks/builtin/builtin_countdown.yaml",
         "grpo_audit_evals/tasks/builtin/data/countdown.jsonl",
         "grpo_audit_templates/report.html.j2",
+        "grpo_audit/catalogue/standards/annex_xi.json",
         "grpo_audit_trainer/loop.py",
     ):
         assert (site / name).is_file(), name
