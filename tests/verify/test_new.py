@@ -1,4 +1,4 @@
-"""``verify --new``: from the head this machine remembers on, and nothing is claimed of what came before. And witnesses."""
+"""``verify --new``: from the remembered head on, and nothing is claimed of what came before. And witnesses."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def append(own_home: Path) -> Callable[..., None]:
 
 
 def test_only_new_events_are_looked_at(seen: tuple[Path, str, int], append: Callable[..., None]) -> None:
-    """The new part is verified in full; the head is the one a whole verification finds; the rest is named as not seen."""
+    """The new part is verified in full, the head is that of a whole verification; the rest is named as not seen."""
     path, run_id, size = seen
     group = Group(
         attempt=2, step=9, group=0, prompt_id="p", prompt_tokens=1, exposure=0, reward_mean=None, reward_std=None
