@@ -16,7 +16,7 @@ from grpo_audit.catalogue.doc import render
 from grpo_audit.catalogue.evidence import Basis, Evidence, Pointer, Span, at
 from grpo_audit.catalogue.field import Field, words
 from grpo_audit.config.declared import GovernanceConfig
-from grpo_audit.ledger.project import Project
+from grpo_audit.ledger.project import NewEvent, Project
 
 DOCS = Path(__file__).parents[2] / "docs" / "catalogue.md"
 
@@ -129,3 +129,17 @@ def test_a_pointer_names_each_place_once() -> None:
     assert at(3, None, 3, Span(1, 2, 2), "sha256:x") == Pointer(
         seqs=(3,), spans=(Span(1, 2, 2),), artifacts=("sha256:x",)
     )
+
+
+def test_a_record_in_postgresql_has_the_same_catalogue(
+    project: Project, record: tuple[Path, str], postgres_url: str
+) -> None:
+    """The same events in PostgreSQL give the same values; only times, hashes and event numbers of this copy differ."""
+    payloads = [(event.payload, event.run_id) for event in project.events(start=1)]
+    with Project.open(postgres_url, mode="create") as copy:
+        copy.append([NewEvent(payload, run_id) for payload, run_id in payloads])
+        there = dict(collect(copy, record[1]).fields())
+    here = dict(collect(project, record[1]).fields())
+    own = {"accountability.project", "accountability.registered_at", "integrity.root", "integrity.key"}
+    for name in set(FIELDS) - own:
+        assert (there[name].value, there[name].pointer) == (here[name].value, here[name].pointer), name
