@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,3 +243,49 @@ def test_the_keys_sign_in_order(exported: Any) -> None:
     alone = make(exported.facts, list(Part), Keys(exported.keys.attestation)).files[FILES]
     assert both[0]["keyid"] == exported.keys.attestation.key_id
     assert len(both) == 2 and len(json.loads(alone)["signatures"]) == 1
+
+
+BASE_ONLY = """
+import sys
+from pathlib import Path
+
+class Refuse:
+    names = {names!r}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ImportError(f"{{name}} is not in the base install")
+
+sys.meta_path.insert(0, Refuse())
+from grpo_audit.cli.app import app
+app(["export", {run!r}, "--db", {db!r}, "--folder", {folder!r}, "--to", {to!r}, "--log-key"])
+"""
+
+
+def test_the_base_install_makes_all_of_it(exported: Any, tmp_path: Path) -> None:
+    """Without any library that the tests read the files with, and without torch, the same bytes come out."""
+    names = {
+        *(
+            "torch",
+            "transformers",
+            "lm_eval",
+            "datasets",
+            "huggingface_hub",
+            "cyclonedx",
+            "mlcroissant",
+            "prov",
+            "yaml",
+        ),
+        *("in_toto_attestation", "securesystemslib", "model_signing", "sigstore", "OpenSSL", "google", "packageurl"),
+    }
+    script = BASE_ONLY.format(
+        names=names,
+        run=exported.run_id,
+        db=str(exported.db),
+        folder=str(exported.run_folder),
+        to=str(tmp_path / "out"),
+    )
+    home = {"GRPO_AUDIT_HOME": str(exported.db.parent / "home")}
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, data in exported.package.files.items():
+        assert (tmp_path / "out" / name).read_bytes() == data, name
