@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -94,3 +95,12 @@ def test_what_cannot_be_named_is_not_signed(project: str, run: str, author: str)
     """A project id, run id or author that could forge a line of the note is refused."""
     with pytest.raises(NoteError):
         made(project=project, run=run, author=author)
+
+
+def test_the_note_is_what_the_format_page_says() -> None:
+    """Four lines, rebuilt here from the page's words alone: a stranger's verifier would build the same."""
+    note = made()
+    said = b'{"author":"Ada L.","field":"a.approver","reason":"read it","value":"yes"}'
+    text = f"grpo-audit/annotation/v1\nproject {PROJECT}\nrun {RUN}\nsha256 {hashlib.sha256(said).hexdigest()}\n"
+    assert note.signed.startswith(text + "\n\u2014 grpo-audit-author/Ada%20L. ")
+    assert note.public_key.startswith("grpo-audit-author/Ada%20L.+")
