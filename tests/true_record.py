@@ -79,7 +79,14 @@ def furnish(folder: Path, sections: dict[str, Any]) -> Resolved:
     """Recipe, prompts and rewards in a folder; the recipe resolved."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"id": f"p{row}", "prompt": f"Say {LETTERS[row]} …\u2028\u0085", "target": LETTERS[row % 5], "n": [row, 0.1]}
+        {
+            "id": f"p{row}",
+            "prompt": f"Say {LETTERS[row]} …\u2028\u0085",
+            "target": LETTERS[row % 5],
+            "n": [row, 0.1],
+            "answer": LETTERS[row % 5],
+            "tests": ["assert True"] if row % 2 else None,
+        }
         for row in range(7)
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

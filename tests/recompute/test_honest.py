@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from true_record import build_true_record
 
+from grpo_audit.verify.recompute.rerun import sandbox_problem
 from grpo_audit.verify.verdict import Check, Outcome
 
 Level1 = Callable[..., dict[int, Check]]
@@ -57,7 +58,32 @@ def test_two_implementations_agree(name: str, tmp_path: Path, level_1: Level1) -
     """What the trainer's torch code computed, the numpy code of level L1 computes too."""
     sections = dict(OBJECTIVES[name])
     sections["sampling"] = {**SIZES, **sections.get("sampling", {})}
-    sections["training"] = {"steps": 4, "microbatch_tokens": 120, "warmup_steps": 1, "minibatches": 1, "iterations": 1,
+    sections["training"] = {"steps": 3, "microbatch_tokens": 120, "warmup_steps": 1, "minibatches": 1, "iterations": 1,
                             **sections.get("training", {})}  # fmt: skip
     record = build_true_record(tmp_path / "record.db", **sections)
-    assert outcomes(level_1(record)) == {}
+    assert outcomes(level_1(record, rewards=False)) == {22: "left out as asked"}
+
+
+SHIPPED = [
+    {"name": "exact", "source": "grpo_audit.rewards.exact:score"},
+    {"name": "pattern", "source": "grpo_audit.rewards.pattern:match", "options": {"pattern": "[a-m]+e?.*"}},
+    {"name": "code", "source": "grpo_audit.rewards.code:score", "options": {"code_in": "whole"}},
+    {
+        "name": "loose",
+        "source": "grpo_audit.rewards.code:score",
+        "options": {"code_in": "whole", "isolation": "limits"},
+    },
+]
+
+
+@pytest.mark.skipif(sandbox_problem("strict") is not None, reason="this machine has no namespaces for the sandbox")
+def test_shipped_sources_are_run_again(tmp_path: Path, level_1: Level1) -> None:
+    """Sources that ship are run from their recorded text with the modules beside them. The verifier of code runs in its
+    own sandbox; one that was told to do without is not run: the programs it would run come from the record."""
+    sampling = {**SIZES, "prompts_per_step": 2, "group_size": 2}
+    training = {"steps": 2, "microbatch_tokens": 120, "warmup_steps": 0}
+    record = build_true_record(tmp_path / "record.db", rewards=SHIPPED, sampling=sampling, training=training)
+    checks = level_1(record)
+    assert outcomes(checks) == {}
+    assert checks[22].detail.startswith("24 rewards run again")
+    assert "loose not run again" in checks[22].detail

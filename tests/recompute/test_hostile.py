@@ -116,11 +116,11 @@ def test_breaking_the_sandbox_is_no_way_to_pass(
 ) -> None:
     """A source that hangs, dies or floods ends within its limits, and its recorded rewards count as wrong."""
     text = f"def vowels(completions, **_):\n    {BREAKING[name]}\n    return [1.0 for _ in completions]\n"
-    record = resealed(told, tmp_path / "record.db", with_source(text, time_limit_s=0.3))
+    record = resealed(told, tmp_path / "record.db", with_source(text, time_limit_s=0.1))
     begin = time.monotonic()
     check = level_1(record, sample=1)[22]
     assert check.outcome is Outcome.FAILED, check.detail
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
 
 
 @needs_sandbox

@@ -63,14 +63,16 @@ class Recorded:
     def has_own_sandbox(self) -> bool:
         """Whether it is, to the byte, the module of this program that runs code in a sandbox of its own, which does not
         work inside another one. It is code that the auditor already has, and it reaches neither files nor network."""
-        if self.identity.source.rpartition(":")[0] != "grpo_audit.rewards.code":
+        strict = self.identity.options.get("isolation") == "strict"  # an option of the record; else nothing protects us
+        if self.identity.source != "grpo_audit.rewards.code:score" or not strict:
             return False
         folder = Path(grpo_audit.__file__).parent / "rewards"
         digests = {self.identity.source_file: self.identity.source_digest, **self.identity.modules}
         return all(_has_digest(folder / name, digest) for name, digest in digests.items())
 
-    def request(self, calls: Sequence[Call]) -> dict[str, Any]:
-        """What the program inside is asked. Raises NotRunnable."""
+    def request(self, calls: Sequence[Call], *, installed: bool) -> dict[str, Any]:
+        """What the program inside is asked; ``installed`` takes the files from the package instead of the record, with
+        which they agree. Raises NotRunnable."""
         module, _, function = self.identity.source.rpartition(":")
         file = PurePosixPath(self.identity.source_file)
         if module.endswith(".py"):
@@ -80,10 +82,11 @@ class Recorded:
             # a function may be written in another file than the module that names it: then the module is its package
             package = parts[:-1] if parts[-1] == file.stem else parts
             source = self.identity.source
+        files = {"/".join([*package, name]): _text(name, text) for name, text in self.texts.items()}
         return {
             "source": source,
-            "package": package,
-            "files": {"/".join([*package, name]): _text(name, text) for name, text in self.texts.items()},
+            "package": [] if installed else package,
+            "files": {} if installed else files,
             "options": self.identity.options,
             "time_limit_s": self.identity.time_limit_s,
             "calls": [vars(call) for call in calls],
@@ -116,14 +119,16 @@ def sandbox_problem(isolation: Isolation) -> str | None:
     return None
 
 
-def score(source: Recorded, calls: Sequence[Call], isolation: Isolation) -> list[list[Value]]:
+def score(
+    source: Recorded, calls: Sequence[Call], isolation: Isolation, *, installed: bool = False
+) -> list[list[Value]]:
     """The rewards of each row of each call.
 
     ``strict`` runs the code in namespaces of its own: no network, no files but the interpreter and the installed
     packages, both read-only, no other process, limits on everything. ``limits`` runs it as an ordinary process of the
     user. Raises NotRunnable, NoAnswer.
     """
-    request = source.request(calls)
+    request = source.request(calls, installed=installed)
     packages = sorted({sysconfig.get_paths()[name] for name in ("purelib", "platlib")})
     own = Path(grpo_audit.__file__).parent
     folders: dict[str, str] = {}

@@ -224,14 +224,9 @@ class RewardCheck:
 
 
 def _run(source: _Source, calls: list[Call]) -> list[list[Value]] | NotRunnable | NoAnswer:
+    own = source.recorded.has_own_sandbox
     try:
-        try:
-            return score(source.recorded, calls, source.isolation)
-        except NotRunnable:
-            if source.isolation == "limits" or not source.recorded.has_own_sandbox:
-                raise
-            source.isolation = "limits"
-            return score(source.recorded, calls, source.isolation)
+        return score(source.recorded, calls, "limits" if own else source.isolation, installed=own)
     except (NotRunnable, NoAnswer) as error:
         return error
 
