@@ -262,6 +262,38 @@ def test_a_role_that_may_only_insert_can_append(record: str) -> None:
     assert verify(record).ok
 
 
+def test_each_task_needs_the_rights_that_the_documentation_says(
+    tmp_path: Path, postgres_url: str, build_record: BuildRecord
+) -> None:
+    """SELECT is enough to read and verify; DELETE on ``content`` to erase; DELETE on ``witness`` to keep statements;
+    without the right each raises StorageError that names it, and nothing is changed."""
+    run_id = build_record(tmp_path / "record.db", steps=1, prompts=1, db=postgres_url)
+    schema = make_url(postgres_url).query["schema"]
+    reader, writer = f"r_{schema}", f"w_{schema}"
+    with admin(postgres_url) as server:
+        for role, rights in ((reader, "SELECT"), (writer, "SELECT, INSERT")):
+            server.execute(f"CREATE ROLE {role} LOGIN")  # type: ignore[arg-type]
+            server.execute(f"GRANT USAGE ON SCHEMA {schema} TO {role}")  # type: ignore[arg-type]
+            server.execute(f"GRANT {rights} ON ALL TABLES IN SCHEMA {schema} TO {role}")  # type: ignore[arg-type]
+    assert verify(postgres_url.replace("//grpo@", f"//{reader}@")).ok
+    with (
+        Project.open(postgres_url.replace("//grpo@", f"//{reader}@"), mode="write") as project,
+        pytest.raises(StorageError, match="has not the right"),
+    ):
+        project.append([note()])
+    with Project.open(postgres_url.replace("//grpo@", f"//{writer}@"), mode="write") as project:
+        seq = next(event.seq for event in project.events(run_id, [EventKind.ROLLOUT]))
+        before = project.head
+        with pytest.raises(StorageError, match="has not the right"):
+            project.erase(run_id, [(seq, ["completion"])], author="a", reason="r")
+        with admin(postgres_url) as server:
+            server.execute(f"GRANT DELETE ON content, witness TO {writer}")  # type: ignore[arg-type]
+        head = project.erase(run_id, [(seq, ["completion"])], author="a", reason="r")
+        assert head.size == before.size + 1
+        project.keep_witness(head.size, "w", "directory", b"x")
+    assert verify(postgres_url).ok
+
+
 @pytest.mark.parametrize(
     ("event", "why"),
     [
