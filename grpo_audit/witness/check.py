@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
+from grpo_audit.errors import ConfigError
 from grpo_audit.ledger.notes import Checkpoint
 from grpo_audit.witness import kinds, pins
+from grpo_audit.witness.directory import CosignerAnchor
 from grpo_audit.witness.protocol import Anchor, Judged, Judgement, Remembered, WitnessKind, WitnessUnavailable
 
 MAX_STATEMENT = 1 << 20
@@ -44,7 +47,7 @@ class WitnessOutcome(StrEnum):
     NO_ANCHOR = "no anchor"
     """Nothing was given or pinned to check it with: it counts for nothing, and against nothing."""
     NO_STATEMENT = "no statement"
-    """A witness that this machine has pinned has said nothing yet."""
+    """A witness that this machine has pinned has said nothing yet, or cannot be asked."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ class Trust:
     """Which witnesses the verifier believes."""
 
     anchors: tuple[Trusted, ...] = ()
+    _memories: dict[tuple[int, str], Remembered | WitnessUnavailable | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def parse(cls, specs: Sequence[str], project_id: str | None = None) -> Trust:
@@ -89,18 +95,55 @@ class Trust:
         """
         given = [Trusted(kind, kind.trusted(rest), is_given=True) for kind, rest in map(kinds.split, specs)]
         if project_id is not None:
-            for pin in pins.read(project_id):
-                kind = kinds.by_name(pin.kind)
-                if kind is not None:
-                    given.append(Trusted(kind, kind.trusted(pin.anchor), is_given=False))
+            given += [item for pin in pins.read(project_id) if (item := _pinned(pin)) is not None]
         unique: dict[tuple[str, str], Trusted] = {}
         for item in given:
             unique.setdefault((item.kind.name, item.anchor.label), item)
         return cls(tuple(unique.values()))
 
+    def ask(self, origin: str) -> list[tuple[Trusted, Remembered | WitnessUnavailable | None]]:
+        """What each trusted witness itself remembers of this log, asked once: the first call counts.
+
+        A log may grow while it is verified, and be witnessed meanwhile: call this before the state that is verified is
+        read, or a memory newer than that state looks like a record that was cut.
+        """
+        for number, trusted in enumerate(self.anchors):
+            if (number, origin) not in self._memories:
+                self._memories[number, origin] = _memory(trusted, origin)
+        return [(trusted, self._memories[number, origin]) for number, trusted in enumerate(self.anchors)]
+
     def of(self, kind: str) -> list[Trusted]:
         """The anchors of a kind."""
         return [item for item in self.anchors if item.kind.name == kind]
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    """A pinned anchor that is not to be had here and now: a clone that moved away, a library that is not installed."""
+
+    label: str
+    why: str
+
+    def judge(self, name: str, statement: bytes, head: Checkpoint) -> Judged:  # noqa: ARG002
+        return Judged(Judgement.OTHER, self.why)
+
+    def memory(self, origin: str) -> None:  # noqa: ARG002
+        raise WitnessUnavailable(self.why)
+
+
+def _pinned(pin: pins.Pin) -> Trusted | None:
+    """The anchor behind a pin, with the witness' folder when that is at hand; None for a kind that is not installed."""
+    kind = kinds.by_name(pin.kind)
+    if kind is None:
+        return None
+    try:
+        anchor = kind.trusted(pin.anchor)
+    except ConfigError as error:
+        return Trusted(kind, _Unusable(pin.name, str(error)), is_given=False)
+    folder = Path(pin.spec.partition(":")[2])
+    if isinstance(anchor, CosignerAnchor) and anchor.folder is None and folder.is_dir():
+        anchor = replace(anchor, folder=folder)
+    return Trusted(kind, anchor, is_given=False)
 
 
 @dataclass
@@ -123,10 +166,7 @@ class Standing:
 def wanted_sizes(statements: Iterable[StoredStatement], origin: str, trust: Trust) -> frozenset[int]:
     """Tree sizes whose roots ``check`` must be given, computed by the verifier from the events."""
     sizes = {item.size for item in statements if isinstance(item.size, int) and not isinstance(item.size, bool)}
-    for trusted in trust.anchors:
-        memory = _memory(trusted, origin)
-        if isinstance(memory, Remembered):
-            sizes.add(memory.head.size)
+    sizes |= {memory.head.size for _, memory in trust.ask(origin) if isinstance(memory, Remembered)}
     return frozenset(sizes)
 
 
@@ -149,8 +189,8 @@ def check(
             heard.add(id(anchor))
         findings.append(finding)
     findings += [_out_of_order(kind, name, seen) for (kind, name), seen in times.items() if _goes_back(seen)]
-    for trusted in trust.anchors:
-        findings += _asked(trusted, roots, origin, is_heard=id(trusted.anchor) in heard)
+    for trusted, memory in trust.ask(origin):
+        findings += _asked(trusted, memory, roots, origin, is_heard=id(trusted.anchor) in heard)
     return findings
 
 
@@ -215,9 +255,15 @@ def _memory(trusted: Trusted, origin: str) -> Remembered | WitnessUnavailable | 
         return error
 
 
-def _asked(trusted: Trusted, roots: Mapping[int, bytes], origin: str, *, is_heard: bool) -> list[WitnessFinding]:
+def _asked(
+    trusted: Trusted,
+    memory: Remembered | WitnessUnavailable | None,
+    roots: Mapping[int, bytes],
+    origin: str,
+    *,
+    is_heard: bool,
+) -> list[WitnessFinding]:
     """What the witness itself remembers; and that one the verifier named has said something at all."""
-    memory = _memory(trusted, origin)
     label, kind = trusted.anchor.label, trusted.kind.name
 
     def finding(size: int, outcome: WitnessOutcome, detail: str, at: str | None = None) -> list[WitnessFinding]:
@@ -237,14 +283,12 @@ def _asked(trusted: Trusted, roots: Mapping[int, bytes], origin: str, *, is_hear
             )
             return finding(head.size, WitnessOutcome.FAILED, detail)
         return finding(head.size, WitnessOutcome.OK, "its own memory agrees", memory.at)
+    outcome = WitnessOutcome.FAILED if trusted.is_given else WitnessOutcome.NO_STATEMENT
+    if isinstance(memory, WitnessUnavailable):
+        return finding(0, outcome, str(memory))  # a broken memory is no missing memory
     if is_heard:
         return []
-    if isinstance(memory, WitnessUnavailable) and not trusted.is_given:
-        return finding(0, WitnessOutcome.NO_STATEMENT, str(memory))
-    if trusted.is_given:
-        reason = f"; {memory}" if memory is not None else ""
-        return finding(0, WitnessOutcome.FAILED, f"the record holds no statement of it that holds{reason}")
-    return finding(0, WitnessOutcome.NO_STATEMENT, "pinned on this machine, but it has said nothing")
+    return finding(0, outcome, "the record holds no statement of it that holds")
 
 
 def _goes_back(seen: list[tuple[int, str]]) -> bool:

@@ -195,7 +195,10 @@ class Repository:
         fields = listed.split(b"\t", 1)[0].split()
         if len(fields) != 3 or fields[1] != b"blob":
             raise WitnessUnavailable(f"{path} in {self.name} is no file")
-        return _git(self.folder, "cat-file", "blob", fields[2].decode())[:_MAX_NOTE]
+        name = fields[2].decode()
+        if int(_git(self.folder, "cat-file", "-s", name)) > _MAX_NOTE:
+            raise WitnessUnavailable(f"{path} in {self.name} is too large for a tree head")
+        return _git(self.folder, "cat-file", "blob", name)
 
     def _commit(self, path: str, note: bytes, message: str) -> str:
         """One more commit on the branch; the working tree and the index of the clone are left alone."""

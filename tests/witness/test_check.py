@@ -19,11 +19,12 @@ from grpo_audit.ledger.merkle import Frontier
 from grpo_audit.ledger.notes import Checkpoint
 from grpo_audit.ledger.project import Project
 from grpo_audit.ledger.tip import origin_of
-from grpo_audit.witness import kinds
+from grpo_audit.witness import kinds, pins
 from grpo_audit.witness.ask import ask_all
 from grpo_audit.witness.check import Trust, WitnessFinding, WitnessOutcome, check, standing, wanted_sizes
 from grpo_audit.witness.cosignature import Cosigner
 from grpo_audit.witness.directory import open_folder
+from grpo_audit.witness.pins import Pin
 from grpo_audit.witness.protocol import Judged, Judgement
 
 OK, FAILED, NO_ANCHOR, NO_STATEMENT = WitnessOutcome
@@ -191,15 +192,56 @@ def test_a_witness_that_was_named_must_have_spoken(record: Path, folder: Path) -
     assert outcomes(findings) == [FAILED] and "no statement" in findings[0].detail
 
 
-def test_pinned_witnesses_are_believed_without_being_named(record: Path, folder: Path) -> None:
+def test_pinned_witnesses_are_believed_without_being_named(record: Path, folder: Path, tmp_path: Path) -> None:
     """What was pinned when the witness was added is enough on this machine; one that never spoke is only reported."""
     with Project.open(record, mode="write") as project:
         project_id = project.project_id
         ask_all(project, [f"dir:{folder}"])
-    findings = checked(record, rows_of(record), project_id=project_id)
-    assert outcomes(findings) == [OK]
-    findings = checked(record, [], project_id=project_id)
-    assert outcomes(findings) == [NO_STATEMENT]
+    assert outcomes(checked(record, rows_of(record), project_id=project_id)) == [OK, OK]
+    folder.rename(tmp_path / "unmounted")
+    assert outcomes(checked(record, rows_of(record), project_id=project_id)) == [OK]
+    assert outcomes(checked(record, [], project_id=project_id)) == [NO_STATEMENT]
+
+
+def test_a_pinned_folder_is_asked_when_it_is_mounted(
+    record: Path, folder: Path, tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    """On the machine that added the witness, a cut record fails without any --witness."""
+    old = copy(record, tmp_path / "old.db")
+    grow(record, 1)
+    with Project.open(record, mode="write") as project:
+        project_id = project.project_id
+        ask_all(project, [f"dir:{folder}"])
+    forget()
+    assert outcomes(checked(old, [], project_id=project_id)) == [FAILED]
+
+
+def test_a_log_that_is_witnessed_while_it_is_verified_does_not_fail(record: Path, folder: Path) -> None:
+    """The memory that counts is the one from before the verified state was read, not one that grew since."""
+    show(record, folder)
+    trust = Trust.parse([f"dir:{folder}"])
+    origin, rows = head_of(record).origin, rows_of(record)
+    sizes = wanted_sizes(rows, origin, trust)
+    with Project.open(record, mode="read") as project:
+        roots = _roots(project, sizes)
+    grow(record, 2)
+    show(record, folder)
+    assert outcomes(check(rows, roots, origin, trust)) == [OK, OK]
+
+
+def test_a_pin_that_cannot_be_used_is_reported(record: Path, tmp_path: Path) -> None:
+    """A clone that moved away does not keep the record from being verified."""
+    with Project.open(record, mode="read") as project:
+        project_id = project.project_id
+    pins.keep(project_id, Pin(f"git:{tmp_path}/gone", "git/gone#main", "git", f"{tmp_path}/gone#main"))
+    (finding,) = checked(record, [], project_id=project_id)
+    assert finding.outcome is NO_STATEMENT and "no git repository" in finding.detail
+
+
+def test_a_broken_memory_of_a_named_witness_fails(witnessed: Path, folder: Path) -> None:
+    """Statements that hold do not make up for a memory that somebody spoilt."""
+    next((folder / "heads").glob("*.json")).write_text("{}")
+    assert outcomes(checked(witnessed, rows_of(witnessed), f"dir:{folder}")) == [OK, OK, FAILED]
 
 
 @pytest.mark.parametrize(
