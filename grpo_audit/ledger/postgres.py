@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, BigInteger, Boolean, Connection, Engine, LargeBinary, Table, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.types import Float, Text, TypeEngine
 
 from grpo_audit.config.location import without_password
 from grpo_audit.errors import StorageError
@@ -135,3 +138,31 @@ class PostgresSchema:
 
     def scrub(self) -> None:
         """Nothing: what the server keeps of deleted rows is its administrator's; docs/postgres.md says what."""
+
+
+_COPIED: tuple[tuple[type[TypeEngine[Any]], str], ...] = (
+    (BigInteger, "int8"),
+    (Text, "text"),
+    (LargeBinary, "bytea"),
+    (Boolean, "bool"),
+    (Float, "float8"),
+)
+
+
+def copy_rows(connection: Connection, table: Table, values: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows with COPY: half the processor time of INSERT, and the same right is needed.
+
+    The caller commits. Raises the driver's own errors.
+    """
+    columns = list(table.columns)
+    names = ", ".join(column.name for column in columns)
+    kinds = [next(name for kind, name in _COPIED if isinstance(column.type, kind)) for column in columns]
+    keys = [column.name for column in columns]
+    cursor = connection.connection.cursor()
+    try:
+        with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(kinds)
+            for row in values:
+                copy.write_row([row[key] for key in keys])
+    finally:
+        cursor.close()

@@ -100,6 +100,10 @@ def storage_errors(doing: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise storage_error(doing, error) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("psycopg"):  # the driver is optional, so its class has no name here
+            raise
+        raise storage_error(doing, error) from error
 
 
 def storage_error(doing: str, error: Exception) -> StorageError:

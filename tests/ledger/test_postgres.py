@@ -16,16 +16,18 @@ from ledger.test_payloads import _instances as instances
 from postgres_server import PostgresServer
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from grpo_audit.errors import StorageError
 from grpo_audit.export.bundle import write_bundle
-from grpo_audit.ledger import shape_postgres
+from grpo_audit.ledger import postgres, shape_postgres
 from grpo_audit.ledger.batch import insert_rows
 from grpo_audit.ledger.event import NO_EVENT, encode
 from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.postgres import PostgresSchema
 from grpo_audit.ledger.project import NewEvent, Outside, Project
 from grpo_audit.ledger.projections import ProjectionError, rows
+from grpo_audit.ledger.storage_errors import DamagedRecordError, storage_errors
 from grpo_audit.ledger.store import Store
 from grpo_audit.ledger.tables import ArtifactRow, Base
 from grpo_audit.record.events import PAYLOADS, Annotation, Artifact, EventKind, Payload
@@ -493,3 +495,44 @@ def test_a_bundle_is_the_same_from_both(
         write_bundle(db or path, run_id, path.parent / run_id, target)
         bundles.append(target.read_bytes())
     assert bundles[0] == bundles[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "kind"),
+    [
+        (psycopg.errors.DiskFull("x"), "The server's disk is full", StorageError),
+        (psycopg.errors.TooManyConnections("x"), "no connection to spare", StorageError),
+        (psycopg.errors.LockNotAvailable("x"), "Another writer holds the log", StorageError),
+        (psycopg.errors.InsufficientPrivilege("x"), "Your role has not the right", StorageError),
+        (psycopg.errors.ReadOnlySqlTransaction("x"), "The transaction is read-only", StorageError),
+        (psycopg.errors.AdminShutdown("x"), "The server is out of reach", StorageError),
+        (psycopg.errors.ConnectionFailure("x"), "The server is out of reach", StorageError),
+        (psycopg.OperationalError("the connection is lost"), "The server is out of reach", StorageError),
+        (psycopg.OperationalError('password authentication failed for user "u"'), "does not let you in", StorageError),
+        (psycopg.errors.DataCorrupted("x"), "damaged data", DamagedRecordError),
+        (psycopg.errors.IndexCorrupted("x"), "damaged data", DamagedRecordError),
+        (psycopg.errors.NumericValueOutOfRange("x"), "NumericValueOutOfRange: x", StorageError),
+    ],
+)
+def test_each_error_of_the_server_is_one_line_with_a_next_step(
+    error: psycopg.Error, says: str, kind: type[StorageError]
+) -> None:
+    """Whether SQLAlchemy wraps it or COPY raises it bare, an error says what it means; damage is told from the rest."""
+    for raised in (error, DBAPIError("SELECT 1", {}, error)):
+        with pytest.raises(StorageError, match=says) as caught, storage_errors("Cannot write x"):
+            raise raised
+        assert type(caught.value) is kind
+        assert "\n" not in str(caught.value)
+
+
+def test_a_turn_that_does_not_come_is_an_error_and_the_record_goes_on(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that waits longer than the limit for its turn raises StorageError that says so, and can go on later."""
+    monkeypatch.setitem(postgres._SETTINGS, "lock_timeout", "300ms")
+    with Project.open(postgres_url, mode="create") as project:
+        other = Store.write(postgres_url)
+        with other.transaction(), pytest.raises(StorageError, match="Another writer holds the log"):
+            project.append([note("too late")])
+        other.close()
+        assert project.append([note("later")]).size == 2
