@@ -125,15 +125,16 @@ def fill(group: type[G], name: str, run: Run, **computed: Field[Any]) -> G:
             raise LookupError(f"nothing says what {name}.{key} is")
         if facts.may_be_declared and (found is None or found.is_unknown):
             said = run.said(f"{name}.{key}", facts, value_type(info))
-            found = said if found is None or not said.is_unknown else _with_a_way(found, said)
+            found = said if found is None or not said.is_unknown else _with_a_way(found, f"{name}.{key}", facts)
         assert found is not None
         fields[key] = found
     return group(**fields)
 
 
-def _with_a_way(found: Field[Any], said: Field[Any]) -> Field[Any]:
+def _with_a_way(found: Field[Any], name: str, info: About) -> Field[Any]:
     """An unknown field, with how to supply it added to why it is unknown."""
-    return found.model_copy(update={"unknown": f"{found.unknown}; or: {said.unknown}"})
+    recipe = "" if info.recipe is None else f"{info.recipe} in the recipe, or "
+    return found.model_copy(update={"unknown": f"{found.unknown}; or {recipe}grpo-audit annotate {name}"})
 
 
 def parse_said(text: str, kind: Any) -> Any:

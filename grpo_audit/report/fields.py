@@ -12,7 +12,7 @@ from grpo_audit.report.visible import shortened
 LIMIT = 600
 """Characters of a value that a table shows; the catalogue's JSON has all of it."""
 
-_NOT_MEASURED = ("evaluation.", "budget.energy", "data.decontamination", "rewards.probes", "integrity.detection")
+_NOT_MEASURED = ("budget.energy", "data.decontamination", "rewards.probes", "integrity.detection")
 
 
 def fact(catalogue: Catalogue, name: str, label: str, note: bool = True) -> Fact:
@@ -65,10 +65,12 @@ def source(field: Field[Any], note: str = "") -> Source:
 def _missing(field: Field[Any], name: str) -> Source:
     if field.not_applicable is not None:
         return nothing(field.not_applicable, Absence.NOT_APPLICABLE)
-    if name.startswith(_NOT_MEASURED):
+    if name in _NOT_MEASURED:
         return nothing(field.reason, Absence.NOT_MEASURED)
     if facts_of(name).may_be_declared:
         return nothing(_how(name), Absence.NOT_DECLARED)
+    if name.startswith("evaluation."):
+        return nothing(field.reason, Absence.NOT_MEASURED)
     return nothing(field.reason, Absence.NOT_RECORDED)
 
 
