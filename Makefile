@@ -38,6 +38,7 @@ bench: $(READY) ## run the benchmarks (slow); each ends with one JSON line
 	$(BIN)/python -m benchmarks.trainer_vs_trl
 	$(BIN)/python -m benchmarks.ppo_vs_grpo
 	$(BIN)/python -m benchmarks.replay_power
+	$(BIN)/python -m benchmarks.ledger
 
 docs: $(READY) ## write the generated pages again (docs/schema.md, docs/preflight.md)
 	$(BIN)/python -m grpo_audit.ledger.schema_doc docs/schema.md

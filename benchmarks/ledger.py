@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._record import EVENTS_A_STEP, make_record, steps
+from benchmarks._writing import ROLLOUTS, append_ms, size
 from benchmarks.verdict import report
 from grpo_audit.ledger.project import Project
 from grpo_audit.verify.l0 import verify
@@ -27,6 +28,10 @@ from grpo_audit.verify.l0 import verify
 EVENTS_A_SECOND = 150_000
 NEW_EVENTS = 1000
 NEW_SECONDS = 1.0
+APPEND_MS = 5.0
+SIZE = 1.3
+LENGTHS = (80, 256, 512, 1024, 2048)
+"""Mean tokens of a completion: what a record weighs depends on them. The one that counts is the third."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,6 @@ def verify_new(path: Path, run_id: str) -> tuple[int, float]:
     if not verdict.ok or verdict.verified_from != seen:
         raise RuntimeError(f"not what was to be measured: {verdict}")
     return verdict.events - seen, seconds
-
-
-# Append latency and record size: their rows go here, each a function, and into ``main``.
 
 
 class _PeakMemory:
@@ -152,12 +154,26 @@ def _measure(path: Path, events: int, jobs: int | None) -> None:
     table.add_row("  peak memory", "constant", f"{whole.peak_mib:.0f} MiB ({small.peak_mib:.0f} at a tenth)")
     new, seconds = verify_new(path, run_id)
     table.add_row(f"verify --new, {new:,} events", f"{NEW_SECONDS} s", f"{seconds:.2f} s")
+    with tempfile.TemporaryDirectory() as temporary:
+        append = append_ms(Path(temporary) / "append")
+        sizes = [size(Path(temporary) / str(tokens), tokens) for tokens in LENGTHS]
+    label = f"append a step with {ROLLOUTS} rollouts"
+    table.add_row(label, f"median {APPEND_MS} ms", f"median {append['median']:.1f} ms, p99 {append['p99']:.1f} ms")
+    for item in sizes:
+        ratios = (
+            f"{item['to_steps_compressed']:.2f} ({item['to_pieces_compressed']:.2f}; {item['to_plain']:.2f} of plain)"
+        )
+        table.add_row(
+            f"size, {item['tokens']:,.0f} tokens a completion", f"{SIZE} of a step compressed (of each piece)", ratios
+        )
     console.print(table)
+    deciding = sizes[2]["to_steps_compressed"]
     constant = whole.peak_mib < 1.25 * small.peak_mib
     report(
         "ledger",
         target=f"verify L0 at least {EVENTS_A_SECOND:,} events/s in constant memory; {NEW_EVENTS:,} new events in "
-        f"{NEW_SECONDS} s",
+        f"{NEW_SECONDS} s; append of {ROLLOUTS} rollouts in {APPEND_MS} ms (median); record at most {SIZE} of its "
+        f"payload compressed, at {LENGTHS[2]} tokens a completion",
         measured={
             "events": whole.events,
             "verify_events_a_second": round(whole.rate),
@@ -166,8 +182,20 @@ def _measure(path: Path, events: int, jobs: int | None) -> None:
             "verify_peak_mib_at_a_tenth": round(small.peak_mib),
             "new_events": new,
             "new_seconds": round(seconds, 3),
+            "append_median_ms": round(append["median"], 2),
+            "append_p99_ms": round(append["p99"], 2),
+            "size_to_compressed": {
+                f"{item['tokens']:.0f} tokens": {
+                    key: round(item[key], 2) for key in ("to_steps_compressed", "to_pieces_compressed", "to_plain")
+                }
+                for item in sizes
+            },
         },
-        met=whole.rate >= EVENTS_A_SECOND and constant and seconds < NEW_SECONDS,
+        met=whole.rate >= EVENTS_A_SECOND
+        and constant
+        and seconds < NEW_SECONDS
+        and append["median"] < APPEND_MS
+        and deciding <= SIZE,
     )
 
 
