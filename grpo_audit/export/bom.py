@@ -13,6 +13,7 @@ import grpo_audit
 from grpo_audit.catalogue.lineage import Stage
 from grpo_audit.export.croissant import file_name
 from grpo_audit.export.facts import ExportFacts, prompt_source, sha256
+from grpo_audit.export.licences import licences
 from grpo_audit.export.model_card import model_card
 from grpo_audit.export.properties import group_properties, properties
 from grpo_audit.record.identities import FileDigest, ModelIdentity
@@ -20,45 +21,6 @@ from grpo_audit.report.card import base_model
 
 VERSIONS = ("1.7", "1.6")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:grpo-audit:bom")
-_SPDX = {
-    name.lower(): name
-    for name in [
-        "0BSD",
-        "AFL-3.0",
-        "AGPL-3.0-only",
-        "AGPL-3.0-or-later",
-        "Apache-2.0",
-        "Artistic-2.0",
-        "BSD-2-Clause",
-        "BSD-3-Clause",
-        "BSL-1.0",
-        "CC-BY-3.0",
-        "CC-BY-4.0",
-        "CC-BY-NC-4.0",
-        "CC-BY-NC-SA-4.0",
-        "CC-BY-SA-3.0",
-        "CC-BY-SA-4.0",
-        "CC0-1.0",
-        "CDLA-Permissive-2.0",
-        "EPL-2.0",
-        "GPL-2.0-only",
-        "GPL-3.0-only",
-        "GPL-3.0-or-later",
-        "ISC",
-        "LGPL-3.0-only",
-        "MIT",
-        "MIT-0",
-        "MPL-2.0",
-        "ODbL-1.0",
-        "OFL-1.1",
-        "PDDL-1.0",
-        "PostgreSQL",
-        "Unlicense",
-        "Zlib",
-    ]
-}
-"""Identifiers of the SPDX list that models and data sets carry; any other licence is given by name."""
-
 MODEL, BASE, PROMPTS, TOOL = "model", "model:base", "data:prompts", "tool:grpo-audit"
 
 
@@ -114,7 +76,7 @@ def _model(facts: ExportFacts) -> dict[str, Any]:
         "version": _version(facts.run_id),
         "description": (f"{facts.mark}. " if facts.is_draft else "")
         + f"Trained from {base_model(facts.data.card)} with GRPO.",
-        **_licences(licence),
+        **licences(licence),
         "pedigree": {
             "ancestors": [_ancestor(facts), *(_stage(stage) for stage in reversed(facts.stages))],
             "notes": f"GRPO by preset {facts.registered.payload.preset}; every figure rests on events of the record.",
@@ -151,7 +113,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "type": "machine-learning-model",
         "name": stage.model or stage.name,
         "description": f"{stage.kind}: {stage.name}",
-        **_licences(stage.licence),
+        **licences(stage.licence),
         "properties": properties({name: value for name, value in said.items() if value is not None}),
     }
 
@@ -163,7 +125,7 @@ def _base(facts: ExportFacts) -> dict[str, Any]:
         "bom-ref": BASE,
         "name": name,
         **({"version": _version(base.revision)} if base.revision else {}),
-        **_licences(base.licence),
+        **licences(base.licence),
         "components": [_file(BASE, file) for file in base.files],
         "properties": properties({**_digests(base), "role": "base model"}),
     }
@@ -209,7 +171,7 @@ def _prompts(facts: ExportFacts) -> dict[str, Any]:
         "name": file_name(prompts) or name,
         **({"version": _version(prompts.revision)} if prompts.revision else {}),
         **({"description": prompts.description} if prompts.description else {}),
-        **_licences(prompts.licence),
+        **licences(prompts.licence),
         "data": [data],
         "properties": properties({"rows-digest": prompts.digest, "rows": str(prompts.rows)}),
     }
@@ -254,13 +216,6 @@ def _package(name: str, version: str) -> dict[str, Any]:
 def _version(text: str) -> str:
     """The schema takes no longer one."""
     return text[:1024]
-
-
-def _licences(licence: str | None) -> dict[str, Any]:
-    if licence is None:
-        return {}
-    known = _SPDX.get(licence.lower())
-    return {"licenses": [{"license": {"id": known} if known else {"name": licence}}]}
 
 
 def _hashes(digest: str) -> list[dict[str, str]]:

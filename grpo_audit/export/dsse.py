@@ -182,5 +182,5 @@ def read_public_key(path: Path) -> PublicKey:
     raise ConfigError(
         f"{path} holds no key that signs exports",
         expected="an ECDSA P-256 or Ed25519 public key in PEM",
-        next_step="Ask whoever made the export for the output of grpo-audit keys, by another way than this folder",
+        next_step="Ask whoever made the export for what grpo-audit keys export --attestation prints, on another way",
     )

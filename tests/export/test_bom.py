@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from packageurl import PackageURL
 from grpo_audit.export import bom as module
 from grpo_audit.export.bom import bom
 from grpo_audit.export.facts import ExportFacts
+from grpo_audit.export.licences import _SPDX
 from grpo_audit.export.text import json_bytes
 from grpo_audit.record.identities import PhaseEnergy
 
@@ -174,3 +176,11 @@ def test_stages_before_the_run_are_ancestors(with_stages: ExportFacts) -> None:
     ancestors = found["metadata"]["component"]["pedigree"]["ancestors"]
     assert [item["name"] for item in ancestors] == ["builtin", "second", "first"]
     assert all("declared, event 1" in json.dumps(item) for item in ancestors[1:])
+
+
+def test_every_identifier_is_of_the_spdx_list() -> None:
+    """Each licence that is given by identifier is one that the schema's own list has, in its spelling."""
+    from cyclonedx.schema import _res
+
+    text = (Path(_res.__file__).parent / "spdx.SNAPSHOT.schema.json").read_text()
+    assert set(_SPDX.values()) <= set(json.loads(text)["enum"]) and len(_SPDX) > 20
