@@ -20,6 +20,10 @@ _OWN: Final = "/auditor"
 _MEMORY_MB: Final = 2048
 _PROCESSES: Final = 8
 _STARTUP_S: Final = 60.0
+_SLOWER: Final = 3
+"""The verifying machine may be so many times slower than the one that trained."""
+_LONGEST_CALL_S: Final = 300.0
+"""Whatever time the record gives a call: a record must not keep the verifier for days."""
 _CALLS_THAT_HANG: Final = 2
 """Calls of a chunk that may use up every time limit before the chunk is given up."""
 _LIMITS_PER_CALL: Final = 7
@@ -60,6 +64,11 @@ class Recorded:
     """File name relative to the folder of the source -> text; its own file first."""
 
     @property
+    def time_limit_s(self) -> float:
+        """Seconds a call may take here."""
+        return min(_SLOWER * self.identity.time_limit_s, _LONGEST_CALL_S)
+
+    @property
     def has_own_sandbox(self) -> bool:
         """Whether it is, to the byte, the module of this program that runs code in a sandbox of its own, which does not
         work inside another one. It is code that the auditor already has, and it reaches neither files nor network."""
@@ -88,7 +97,7 @@ class Recorded:
             "package": [] if installed else package,
             "files": {} if installed else files,
             "options": self.identity.options,
-            "time_limit_s": self.identity.time_limit_s,
+            "time_limit_s": self.time_limit_s,
             "calls": [vars(call) for call in calls],
         }
 
@@ -138,7 +147,7 @@ def score(
         request |= {"own": _OWN, "packages": [f"/packages/{number}" for number in range(len(packages))]}
     else:
         request |= {"own": str(own.parent), "packages": packages}
-    limit = source.identity.time_limit_s
+    limit = source.time_limit_s
     limits = Limits(
         seconds=_STARTUP_S + limit * (len(calls) + _CALLS_THAT_HANG * _LIMITS_PER_CALL),
         memory_mb=_MEMORY_MB,
