@@ -10,21 +10,28 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from grpo_audit.errors import ConfigError, StorageError
-from grpo_audit.ledger.folders import create_file, is_project_id, replace_file, sync_folder
+from grpo_audit.ledger.folders import create_file, sync_folder
 from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.merkle import verify_consistency
 from grpo_audit.ledger.notes import Checkpoint, NoteError, VerifierKey, open_note
-from grpo_audit.witness.cosignature import Cosignature, Cosigner, CosignerKey
+from grpo_audit.witness.cosignature import Cosignature, CosignerKey
+from grpo_audit.witness.folder import (
+    HeadFile,
+    cosigner_of,
+    load_cosigner,
+    locked,
+    origin_of_note,
+    read_head,
+    read_key,
+    unusable,
+    write_durably,
+    write_head,
+)
 from grpo_audit.witness.protocol import (
     Judged,
     Judgement,
@@ -36,28 +43,8 @@ from grpo_audit.witness.protocol import (
 from grpo_audit.witness.rotation import followed_key
 
 KIND = "directory"
-ORIGIN_PREFIX = "grpo-audit/"
 CLOCK_SLACK_S = 60
 """Seconds that the witness' clock may have been set back since it last signed; then it repeats its last time."""
-_LOCK_SECONDS = 30
-
-
-class _HeadFile(BaseModel):
-    """``heads/<project id>.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    origin: str
-    key: str
-    """Verifier key of the log: the first one seen, then what rotations led to."""
-    note: str
-    """The newest checkpoint that was cosigned."""
-    timestamp: int
-    """Of the newest cosignature."""
-
-    @property
-    def head(self) -> Checkpoint:
-        """What the note says. Raises NoteError."""
-        return Checkpoint.parse(open_note(self.note.encode(), VerifierKey.parse(self.key)))
 
 
 @dataclass(frozen=True)
@@ -84,17 +71,17 @@ class DirectoryWitness:
 
     def memory_head(self, origin: str) -> Checkpoint | None:
         """The newest head of this log that it cosigned."""
-        seen = _read_head(self.folder, origin)
+        seen = read_head(self.folder, origin)
         return seen.head if seen else None
 
     def see(self, head: Submission) -> bytes:
         """Check the head against what is remembered, remember it, cosign it."""
-        with _locked(self.folder):
-            cosigner = _load_cosigner(self.folder)
+        with locked(self.folder):
+            cosigner = load_cosigner(self.folder)
             if cosigner.key != self.key:
                 raise WitnessUnavailable(f"The witness in {self.folder} changed its key", expected=str(self.key))
-            origin = _origin_of(head.note)
-            seen = _read_head(self.folder, origin)
+            origin = origin_of_note(head.note)
+            seen = read_head(self.folder, origin)
             log_key = self._log_key(head, origin, seen)
             shown = self._opened(head.note, log_key, origin)
             if log_key.public == cosigner.key.public:
@@ -103,11 +90,11 @@ class DirectoryWitness:
                 _compare(self.name, head, shown, seen.head)
             timestamp = _now_after(self.name, seen.timestamp if seen else 0)
             new_key = followed_key(head.rotation, shown, log_key)
-            entry = _HeadFile(origin=origin, key=str(new_key), note=head.note.decode(), timestamp=timestamp)
-            _write_head(self.folder, origin, entry)
+            entry = HeadFile(origin=origin, key=str(new_key), note=head.note.decode(), timestamp=timestamp)
+            write_head(self.folder, origin, entry)
             return cosigner.cosign(shown, timestamp)
 
-    def _log_key(self, head: Submission, origin: str, seen: _HeadFile | None) -> VerifierKey:
+    def _log_key(self, head: Submission, origin: str, seen: HeadFile | None) -> VerifierKey:
         """The key that the log is known by; on first sight the one that the record names."""
         if seen is not None:
             return VerifierKey.parse(seen.key)
@@ -183,111 +170,19 @@ def open_folder(folder: Path, name: str | None = None) -> DirectoryWitness:
             f"The witness folder {folder} is not there",
             next_step="Mount it, or make it (mkdir) where the writer of the record cannot take things back",
         )
-    with _locked(folder):
+    with locked(folder):
         key_file = folder / "witness.key"
         if not key_file.exists():
             name = name or f"grpo-audit-witness/{secrets.token_hex(4)}"
             private = SigningKey.generate()
-            key = _cosigner(name, private).key
-            _write(folder / "witness.vkey", f"{key}\n".encode())
+            key = cosigner_of(name, private).key
+            write_durably(folder / "witness.vkey", f"{key}\n".encode())
             try:
                 create_file(key_file, private.pem())
                 sync_folder(folder)
             except OSError as error:
-                raise _unusable(folder, error) from error
-        return DirectoryWitness(folder, _load_cosigner(folder).key)
-
-
-def _load_cosigner(folder: Path) -> Cosigner:
-    """The witness' private key under the name that its public file states. Raises WitnessUnavailable."""
-    public = _read_key(folder / "witness.vkey")
-    try:
-        cosigner = _cosigner(public.name, SigningKey.load(folder / "witness.key"))
-    except WitnessUnavailable:
-        raise
-    except StorageError as error:
-        raise WitnessUnavailable(error.what, found=error.found, next_step=error.next_step) from error
-    if cosigner.key != public:
-        raise WitnessUnavailable(f"The keys in {folder} do not belong together", next_step="Restore the folder")
-    return cosigner
-
-
-def _cosigner(name: str, key: SigningKey) -> Cosigner:
-    try:
-        return Cosigner(name, key.private)
-    except NoteError as error:
-        raise ConfigError(f"{name!r} cannot be the name of a witness", found=str(error)) from error
-
-
-def _read_key(path: Path) -> CosignerKey:
-    try:
-        return CosignerKey.parse(path.read_text(encoding="utf-8").strip())
-    except (OSError, UnicodeDecodeError, NoteError) as error:
-        raise WitnessUnavailable(f"Cannot read the witness key {path}", found=str(error)) from error
-
-
-def _head_path(folder: Path, origin: str) -> Path:
-    project_id = origin.removeprefix(ORIGIN_PREFIX)
-    if not origin.startswith(ORIGIN_PREFIX) or not is_project_id(project_id):
-        raise WitnessRefused(
-            "A foreign log was shown to a witness", found=repr(origin)[:100], expected=f"{ORIGIN_PREFIX}<project id>"
-        )
-    return folder / "heads" / f"{project_id}.json"
-
-
-def _origin_of(note: bytes) -> str:
-    return note.split(b"\n", 1)[0].decode("utf-8", errors="replace")
-
-
-def _read_head(folder: Path, origin: str) -> _HeadFile | None:
-    path = _head_path(folder, origin)
-    try:
-        entry = _HeadFile.model_validate_json(path.read_bytes())
-        if entry.head.origin != origin or entry.origin != origin:
-            raise NoteError(f"it is about {entry.origin}")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError, NoteError) as error:
-        raise WitnessUnavailable(
-            f"Cannot read what the witness remembers in {path}",
-            found=" ".join(str(error).split())[:200],
-            next_step="Find out who changed it: a broken memory is no missing memory",
-        ) from error
-    return entry
-
-
-def _write_head(folder: Path, origin: str, entry: _HeadFile) -> None:
-    _write(_head_path(folder, origin), entry.model_dump_json(indent=1).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Durable when it returns: file and folder are synced."""
-    try:
-        replace_file(path, data)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: OSError) -> WitnessUnavailable:
-    found = error.strerror or str(error)
-    return WitnessUnavailable(f"The witness cannot write {path}", found=found, next_step="Free space, or remount it")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time: comparing with the remembered head and replacing it must not be torn apart."""
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=_LOCK_SECONDS)
-    except Timeout as error:
-        raise WitnessUnavailable(f"The witness in {folder} is busy", next_step="Ask again") from error
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+                raise unusable(folder, error) from error
+        return DirectoryWitness(folder, load_cosigner(folder).key)
 
 
 # --- what a verifier trusts -------------------------------------------------------------------------------------------
@@ -329,7 +224,7 @@ class CosignerAnchor:
         if self.folder is None:
             return None
         try:
-            seen = _read_head(self.folder, origin)
+            seen = read_head(self.folder, origin)
         except WitnessRefused:
             return None
         return Remembered(seen.head, _utc(seen.timestamp)) if seen else None
@@ -354,9 +249,9 @@ class DirectoryKind:
         path = Path(rest)
         try:
             if path.is_dir():
-                return CosignerAnchor(_read_key(path / "witness.vkey"), path)
+                return CosignerAnchor(read_key(path / "witness.vkey"), path)
             if path.is_file():
-                return CosignerAnchor(_read_key(path))
+                return CosignerAnchor(read_key(path))
             return CosignerAnchor(CosignerKey.parse(rest))
         except (StorageError, NoteError, OSError) as error:
             raise ConfigError(

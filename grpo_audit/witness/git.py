@@ -7,9 +7,7 @@ configuration, without prompts.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from grpo_audit.errors import ConfigError
 from grpo_audit.ledger.folders import is_project_id
 from grpo_audit.ledger.merkle import verify_consistency
 from grpo_audit.ledger.notes import Checkpoint, Note, NoteError
+from grpo_audit.witness.git_program import TIMEOUT_S, call, git
 from grpo_audit.witness.protocol import (
     Judged,
     Judgement,
@@ -34,12 +33,9 @@ from grpo_audit.witness.protocol import (
 )
 
 KIND = "git"
-TIMEOUT_S = 60
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _BRANCH = re.compile(r"(?!-)(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9._/-]{1,200}(?<![/.])")
 _MAX_NOTE = 1 << 20
-IDENTITY = ("grpo-audit", "grpo-audit@localhost")
-"""Author and committer of the commits: the signature that counts is the one under the head."""
 
 
 class GitStatement(BaseModel):
@@ -91,11 +87,11 @@ class Repository:
         folder, _, branch = rest.partition("#")
         path = Path(folder).absolute()
         try:
-            _git(path, "rev-parse", "--git-dir")
+            git(path, "rev-parse", "--git-dir")
         except WitnessUnavailable as error:
             raise ConfigError(f"{folder!r:.200} is no git repository", found=str(error), expected="a clone") from error
         if not branch:
-            branch = _git(path, "symbolic-ref", "--short", "HEAD").decode().strip()
+            branch = git(path, "symbolic-ref", "--short", "HEAD").decode().strip()
         if not _BRANCH.fullmatch(branch):
             raise ConfigError(f"{branch!r:.100} is no branch name")
         return cls(path, branch, push)
@@ -140,7 +136,7 @@ class Repository:
                     head.note,
                 )
             if self.push:
-                _git(self.folder, "push", "--porcelain", "origin", f"refs/heads/{self.branch}:refs/heads/{self.branch}")
+                git(self.folder, "push", "--porcelain", "origin", f"refs/heads/{self.branch}:refs/heads/{self.branch}")
         return GitStatement(commit=commit, branch=self.branch, path=path, note=note.decode()).encode()
 
     def _compare(self, head: Submission, shown: Checkpoint, remembered: Checkpoint) -> None:
@@ -179,46 +175,46 @@ class Repository:
 
     def _tip(self) -> str | None:
         try:
-            out = _git(self.folder, "rev-parse", "--verify", "--quiet", f"refs/heads/{self.branch}^{{commit}}")
+            out = git(self.folder, "rev-parse", "--verify", "--quiet", f"refs/heads/{self.branch}^{{commit}}")
         except WitnessUnavailable:
             return None
         return out.decode().strip()
 
     def _commit_of(self, path: str) -> str:
         """The commit that brought the file at the tip."""
-        return _git(self.folder, "log", "-1", "--format=%H", f"refs/heads/{self.branch}", "--", path).decode().strip()
+        return git(self.folder, "log", "-1", "--format=%H", f"refs/heads/{self.branch}", "--", path).decode().strip()
 
     def _blob(self, commit: str, path: str) -> bytes | None:
-        listed = _git(self.folder, "ls-tree", "-z", "--full-tree", commit, "--", path)
+        listed = git(self.folder, "ls-tree", "-z", "--full-tree", commit, "--", path)
         if not listed:
             return None
         fields = listed.split(b"\t", 1)[0].split()
         if len(fields) != 3 or fields[1] != b"blob":
             raise WitnessUnavailable(f"{path} in {self.name} is no file")
         name = fields[2].decode()
-        if int(_git(self.folder, "cat-file", "-s", name)) > _MAX_NOTE:
+        if int(git(self.folder, "cat-file", "-s", name)) > _MAX_NOTE:
             raise WitnessUnavailable(f"{path} in {self.name} is too large for a tree head")
-        return _git(self.folder, "cat-file", "blob", name)
+        return git(self.folder, "cat-file", "blob", name)
 
     def _commit(self, path: str, note: bytes, message: str) -> str:
         """One more commit on the branch; the working tree and the index of the clone are left alone."""
         tip = self._tip()
-        blob = _git(self.folder, "hash-object", "-w", "--stdin", given=note).decode().strip()
+        blob = git(self.folder, "hash-object", "-w", "--stdin", given=note).decode().strip()
         with tempfile.TemporaryDirectory(prefix="grpo-audit-git-") as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             if tip is not None:
-                _git(self.folder, "read-tree", tip, more=index)
-            _git(self.folder, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", more=index)
-            tree = _git(self.folder, "write-tree", more=index).decode().strip()
+                git(self.folder, "read-tree", tip, more=index)
+            git(self.folder, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", more=index)
+            tree = git(self.folder, "write-tree", more=index).decode().strip()
         parents = ["-p", tip] if tip is not None else []
-        commit = _git(self.folder, "commit-tree", tree, *parents, "-m", message).decode().strip()
+        commit = git(self.folder, "commit-tree", tree, *parents, "-m", message).decode().strip()
         # compare-and-swap: the branch must still be where we looked
-        _git(self.folder, "update-ref", f"refs/heads/{self.branch}", commit, tip or "0" * len(commit))
+        git(self.folder, "update-ref", f"refs/heads/{self.branch}", commit, tip or "0" * len(commit))
         return commit
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        git_dir = self.folder / _git(self.folder, "rev-parse", "--git-dir").decode().strip()
+        git_dir = self.folder / git(self.folder, "rev-parse", "--git-dir").decode().strip()
         lock = FileLock(git_dir / "grpo-audit.lock")
         try:
             lock.acquire(timeout=TIMEOUT_S)
@@ -248,16 +244,16 @@ class Repository:
                 return Judged(claims_us, f"commit {said.commit} is not on branch {self.branch} of {self.folder}")
             if self._blob(said.commit, said.path) != said.note.encode():
                 return Judged(Judgement.BROKEN, f"commit {said.commit} holds another head")
-            at = int(_git(self.folder, "show", "-s", "--format=%ct", said.commit).decode().strip())
+            at = int(git(self.folder, "show", "-s", "--format=%ct", said.commit).decode().strip())
         except (WitnessUnavailable, ValueError) as error:
             return Judged(Judgement.BROKEN, str(error))
         return Judged(Judgement.HOLDS, f"commit {said.commit} on {self.branch}", _utc(at))
 
     def _contains(self, commit: str) -> bool:
         tip = self._tip()
-        if tip is None or _call(self.folder, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        if tip is None or call(self.folder, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
             return False
-        return _call(self.folder, "merge-base", "--is-ancestor", commit, tip).returncode == 0
+        return call(self.folder, "merge-base", "--is-ancestor", commit, tip).returncode == 0
 
     def memory(self, origin: str) -> Remembered | None:
         """The head at the tip of the branch."""
@@ -267,7 +263,7 @@ class Repository:
             return None
         if seen is None:
             return None
-        at = _git(self.folder, "show", "-s", "--format=%ct", self._commit_of(file_name(origin))).decode().strip()
+        at = git(self.folder, "show", "-s", "--format=%ct", self._commit_of(file_name(origin))).decode().strip()
         return Remembered(seen[1], _utc(int(at)))
 
 
@@ -304,56 +300,3 @@ class GitKind:
 
 def _utc(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _git(folder: Path, *arguments: str, given: bytes = b"", more: dict[str, str] | None = None) -> bytes:
-    """What git prints. Raises WitnessUnavailable when it fails."""
-    done = _call(folder, *arguments, given=given, more=more)
-    if done.returncode:
-        found = " ".join(done.stderr.decode(errors="replace").split())[:300]
-        raise WitnessUnavailable(f"git {arguments[0]} failed in {folder}", found=found or f"status {done.returncode}")
-    return done.stdout
-
-
-def _call(
-    folder: Path, *arguments: str, given: bytes = b"", more: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    settings = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "commit.gpgSign=false", "protocol.ext.allow=never")
-    command = ["git", *(part for item in settings for part in ("-c", item)), "--literal-pathspecs", *arguments]
-    try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            input=given,
-            capture_output=True,
-            env=_environment(more),
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        missing = "git" if folder.is_dir() else str(folder)
-        raise WitnessUnavailable(f"{missing} is not there", next_step="Install git, or name another witness") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise WitnessUnavailable(f"git {arguments[0]} did not end in {folder}", found=str(error)) from error
-
-
-def _environment(more: dict[str, str] | None) -> dict[str, str]:
-    """Only what git needs: the user's aliases, hooks, templates and editors must not have a say."""
-    passed = {
-        name: os.environ[name] for name in ("PATH", "SSH_AUTH_SOCK", "TMPDIR", "SYSTEMROOT") if name in os.environ
-    }
-    author, mail = IDENTITY
-    return {
-        **passed,
-        "HOME": os.devnull,
-        "LC_ALL": "C",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_AUTHOR_NAME": author,
-        "GIT_AUTHOR_EMAIL": mail,
-        "GIT_COMMITTER_NAME": author,
-        "GIT_COMMITTER_EMAIL": mail,
-        **(more or {}),
-    }

@@ -16,9 +16,10 @@ from grpo_audit.ledger.notes import Checkpoint
 from grpo_audit.ledger.project import Project
 from grpo_audit.witness import timestamp
 from grpo_audit.witness.ask import ask
+from grpo_audit.witness.authority import Authority as Anchor
 from grpo_audit.witness.der import sorted_certificates
 from grpo_audit.witness.protocol import Judgement, WitnessUnavailable
-from grpo_audit.witness.timestamp import Authority as Anchor, TimeStampKind
+from grpo_audit.witness.timestamp import TimeStampKind
 
 KIND = TimeStampKind()
 HEAD = Checkpoint("grpo-audit/" + "0" * 32, 7, bytes(range(32)))
