@@ -85,8 +85,8 @@ def test_the_notice_of_the_base_model_comes_first(made: Any) -> None:
     assert made.card.index(f"> **Notice of the base model:** {notice}") < made.card.index("## Verdict")
 
 
-def test_both_files_are_written(data: ReportData, tmp_path: Path) -> None:
-    """The folder is made, and holds exactly the two files, readable for everybody the umask allows."""
+def test_all_files_are_written(data: ReportData, tmp_path: Path) -> None:
+    """The folder is made, and holds exactly the three files, readable for everybody the umask allows."""
     paths = render(data, tmp_path / "new" / "folder")
     assert paths.html.read_text(encoding="utf-8") == render_html(data)
     assert paths.card.read_text(encoding="utf-8") == render_card(data)
