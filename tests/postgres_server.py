@@ -14,6 +14,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from sqlalchemy.engine import make_url
+
 USER = "grpo"
 
 
@@ -80,3 +83,16 @@ class PostgresServer:
         """Where a record is, in a schema of its own unless named."""
         schema = schema or f"t_{uuid.uuid4().hex[:12]}"
         return f"postgresql+psycopg://{USER}@/postgres?host={self.folder}&schema={schema}"
+
+
+def admin(url: str) -> psycopg.Connection[Any]:
+    """A connection of somebody who may do everything, in the record's schema."""
+    parsed = make_url(url)
+    schema = parsed.query["schema"]
+    return psycopg.connect(
+        host=str(parsed.query["host"]),
+        user=parsed.username,
+        dbname=parsed.database,
+        options=f"-c search_path={schema}",
+        autocommit=True,
+    )

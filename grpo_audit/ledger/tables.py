@@ -134,9 +134,7 @@ class EvalSampleRow(Base):
     target: Mapped[str] = mapped_column(Text, comment="expected answer")
     prediction: Mapped[str] = mapped_column(Text, comment="answer as scored")
     metrics: Mapped[str] = mapped_column(Text, comment="JSON: metric to value")
-    completion_tokens: Mapped[int | None] = mapped_column(
-        Whole, comment="tokens of the answer; empty for likelihoods"
-    )
+    completion_tokens: Mapped[int | None] = mapped_column(Whole, comment="tokens of the answer; empty for likelihoods")
     finish_reason: Mapped[str] = mapped_column(Text, comment="stop, length or likelihood")
     __table_args__ = (Index("eval_sample_task", "run_id", "task", "phase"),)
 
