@@ -37,7 +37,7 @@ def version(connection: Connection) -> int | None:
     if "event" not in tables or len(found) != 1 or not str(found[0]).isdecimal():
         raise StorageError(
             "This database is no grpo-audit record",
-            found=f"tables {', '.join(sorted(tables)[:5])}",
+            found=f"tables {', '.join(sorted(map(str, tables))[:5])}",
             next_step="Name another place: nothing is added to the database of another program",
         )
     return int(found[0])

@@ -114,7 +114,9 @@ def inject(fault: Fault, folder: Path) -> Result:
     """Run the writer with one fault and judge what is left."""
     what = f"inject={fault.call}:{FAULTS[fault.fault]}:when={fault.number}"
     try:
-        done, log = _run(folder, "-e", f"trace={fault.call}", "-e", what)
+        # with a filter strace 6.1 does not always deliver the signal
+        only = [] if fault.fault == "KILL" else ["-e", f"trace={fault.call}"]
+        done, log = _run(folder, *only, "-e", what)
     except subprocess.TimeoutExpired:
         return Result(fault, True, 0, 0, f"the writer had not ended after {_LIMIT_S} s")
     killed = fault.fault == "KILL"

@@ -107,7 +107,8 @@ def dump(path: Path) -> list[object] | None:
     """Schema and rows of all tables with their types, as SQLite reads them; None when it cannot.
 
     Of the schema: names, columns and indexes as SQLite understands them, and the text of what has no columns. The
-    spelling of a table's definition (a space, ``INTEGAR`` for ``INTEGER``) is not part of it: it changes no answer.
+    spelling of a table's definition (a space, ``INTEGAR`` for ``INTEGER``), or upper case in the name of the table that
+    an entry belongs to, is not part of it: it changes no answer.
     """
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
@@ -116,7 +117,7 @@ def dump(path: Path) -> list[object] | None:
             for kind, name, table, sql in connection.execute(
                 "SELECT * FROM (SELECT type, name, tbl_name, sql FROM sqlite_master) ORDER BY name"
             ).fetchall():
-                found.append((kind, name, table))
+                found.append((kind, name, table.lower()))
                 quoted = f"[{name.decode()}]"
                 if kind == b"table":
                     columns = connection.execute(f"PRAGMA table_xinfo({quoted})").fetchall()
