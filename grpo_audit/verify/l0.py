@@ -65,7 +65,7 @@ from grpo_audit.verify.limits import not_shown
 from grpo_audit.verify.opening import Opened, bundle_path, opened
 from grpo_audit.verify.outside import rows_outside
 from grpo_audit.verify.past import Past, begin_at
-from grpo_audit.verify.pool import WORTH_IT, Pool, cores, page_problems
+from grpo_audit.verify.pool import WORTH_IT, Pool, PoolBrokenError, cores, page_problems
 from grpo_audit.verify.reader import DatabaseReader, reader_of
 from grpo_audit.verify.segment import WIDTH, Task, read_and_verify
 from grpo_audit.verify.source import DatabaseSource, Source
@@ -121,9 +121,12 @@ def verify(
     if new and bundle_path(location) is not None:
         raise ConfigError("A bundle is verified as a whole", next_step="Leave out --new")
     options = _Options(run, given, run_folder, artifacts == "required", tuple(witness), new, jobs, width)
-    report, has_grown = _Procedure(location, options).run(progress)
-    if not report.ok and has_grown:
-        # somebody was writing, and each process saw another state: once more, in one transaction
+    try:
+        report, has_grown = _Procedure(location, options).run(progress)
+    except PoolBrokenError:
+        report, has_grown = None, True
+    if report is None or (not report.ok and has_grown):
+        # a process was killed, or somebody was writing and each saw another state: once more, in one transaction
         report, _ = _Procedure(location, replace(options, jobs=1)).run(progress)
     return report
 
@@ -235,7 +238,7 @@ class _Procedure:
             return list
         database.saw()
         if pool is not None:
-            return pool.pages().result
+            return pool.pages()
         problems = page_problems(source.connection)
         return lambda: problems
 

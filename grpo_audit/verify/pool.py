@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,8 +21,8 @@ _AHEAD = 2
 """Segments under way per process."""
 
 
-class WorkerError(StorageError):
-    """A process that verifies could not read the record, or was killed."""
+class PoolBrokenError(Exception):
+    """A process that verifies was killed: says nothing about the record, which one process can verify as well."""
 
 
 def cores() -> int:
@@ -39,12 +39,20 @@ class Pool:
         self._jobs = jobs
         self._executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_open, initargs=(location,))
 
-    def pages(self) -> Future[list[str]]:
-        """Begin to have SQLite look at every page; what it finds wrong."""
-        return self._executor.submit(_pages)
+    def pages(self) -> Callable[[], list[str]]:
+        """Begin to have SQLite look at every page; what is returned waits for what it finds wrong."""
+        found = self._executor.submit(_pages)
+
+        def wait() -> list[str]:
+            try:
+                return found.result()
+            except BrokenProcessPool as error:
+                raise PoolBrokenError from error
+
+        return wait
 
     def segments(self, tasks: Iterable[Task]) -> Iterator[Segment]:
-        """The segments in order. Raises StorageError."""
+        """The segments in order. Raises StorageError, and PoolBrokenError when a process is killed."""
         under_way: deque[Future[Segment | str]] = deque()
         waiting = iter(tasks)
         try:
@@ -55,10 +63,10 @@ class Pool:
                     return
                 result = under_way.popleft().result()
                 if isinstance(result, str):
-                    raise WorkerError(result)
+                    raise StorageError(result)
                 yield result
         except BrokenProcessPool as error:
-            raise WorkerError("A process that verifies ended by itself", next_step="Use --jobs 1") from error
+            raise PoolBrokenError from error
 
     def __enter__(self) -> Pool:
         return self

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from grpo_audit.ledger.merkle import Frontier, leaf_hash
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.record.events import Annotation
-from grpo_audit.verify import VerifyReport, l0, verify
+from grpo_audit.verify import VerifyReport, l0, pool, verify
 from grpo_audit.verify.fold import _with_subtree
 from grpo_audit.verify.keychain import KeyChain
 from grpo_audit.verify.segment import Task, _Tree
@@ -139,3 +140,20 @@ def test_any_number_of_processes(made: Path, tmp_path: Path) -> None:
     path = copied(made, tmp_path)
     assert verify(path, jobs=3).ok
     assert verify(path, jobs=8, width=256).ok
+
+
+def test_a_process_that_is_killed_says_nothing_about_the_record(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the system kills a process that verifies, one process does the work, and the verdict is the same."""
+    path = copied(made, tmp_path)
+    with pool.Pool(path, 2) as processes, pytest.raises(pool.PoolBrokenError):
+        processes._executor.submit(os._exit, 9)
+        list(processes.segments([Task(0, 64, 64, KeyChain(()))] * 50))
+
+    def broken(*_: object) -> Iterator[object]:
+        raise pool.PoolBrokenError
+        yield
+
+    monkeypatch.setattr(pool.Pool, "segments", broken)
+    assert verify(path, jobs=2, width=64).ok
