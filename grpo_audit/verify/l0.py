@@ -411,7 +411,14 @@ class _Procedure:
             reference = found.source.run_id
         if not verdicts and (reference is None or not self._is_complete):
             return None  # the record broke before the run could be found: the failed checks say so
-        return runs[choose(verdicts, reference, self._name).run_id]
+        chosen = choose(verdicts, reference, self._name).run_id
+        if isinstance(found.source, BundleSource) and chosen != found.source.run_id:
+            raise ConfigError(
+                f"The bundle is about run {found.source.run_id}",
+                found=f"run {chosen}, of which it shows the course only",
+                next_step="Leave the run out, or ask for that run's bundle",
+            )
+        return runs[chosen]
 
     def _compare_files(self, found: Opened, course: RunCourse | None) -> None:
         """(14) Hash the run's files again."""

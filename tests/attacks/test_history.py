@@ -15,7 +15,7 @@ from attacks.bundles import read_members, write_consistent
 from attacks.conftest import Judge
 from attacks.forgery import cut, database, edit_value, failed, forge_bundle, own_key, rehash, rewrite, seq_of
 
-from grpo_audit.errors import StorageError
+from grpo_audit.errors import ConfigError, StorageError
 from grpo_audit.ledger import writer
 from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.project import NewEvent, Project
@@ -235,6 +235,8 @@ def test_a_run_left_out_of_a_bundle_is_reported_as_not_shown(
     forge_bundle(record, tmp_path / "b.zip")
     honest = verify(tmp_path / "b.zip")
     assert honest.ok and any(run.run_id == bad for run in honest.runs)
+    with pytest.raises(ConfigError, match="The bundle is about run"):
+        verify(tmp_path / "b.zip", run=bad)
     members = read_members(tmp_path / "b.zip")
     lines = members["events.jsonl"].splitlines(keepends=True)
     kept = b"".join(line for line in lines if f'"run":"{bad}"'.encode() not in line)
