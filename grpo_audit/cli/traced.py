@@ -44,4 +44,4 @@ def _bundled(source: BundleSource, run_id: str) -> Check:
             with source.open_file(name) as stream:
                 files[name] = stream.read()
     with project_of(source) as project:
-        return trace(project, run_id, files)
+        return trace(project, run_id, files, withheld=source.manifest.withheld.events > 0)

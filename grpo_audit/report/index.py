@@ -34,7 +34,7 @@ def cited(data: ReportData) -> list[int]:
 
 
 def evidence_index(session: Session, data: ReportData) -> tuple[IndexRow, ...]:
-    """One row per cited event."""
+    """One row per cited event; none for one that a bundle withholds, whose body is empty."""
     wanted = cited(data)
     rows: list[IndexRow] = []
     for start in range(0, len(wanted), _AT_ONCE):
@@ -44,5 +44,6 @@ def evidence_index(session: Session, data: ReportData) -> tuple[IndexRow, ...]:
             .order_by(EventRow.seq)
         )
         for seq, kind, run_id, body, leaf_hash in session.execute(statement):
-            rows.append(IndexRow(seq, kind, run_id, parse(body).event.time, leaf_hash.hex()))
+            if body:
+                rows.append(IndexRow(seq, kind, run_id, parse(body).event.time, leaf_hash.hex()))
     return tuple(rows)

@@ -57,10 +57,18 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def trace(project: Project, run_id: str, files: Mapping[str, bytes], verification: VerifyReport | None = None) -> Check:
+def trace(
+    project: Project,
+    run_id: str,
+    files: Mapping[str, bytes],
+    verification: VerifyReport | None = None,
+    *,
+    withheld: bool = False,
+) -> Check:
     """Step (31) for the report files of a run (by name, as ``read_files`` or a bundle gives them).
 
-    ``verification`` is of no consequence for the result. Never raises because of what the files say.
+    ``verification`` is of no consequence for the result. ``withheld`` says that the record lacks events of other runs:
+    then the index of events is not compared. Never raises because of what the files say.
     """
     tally = Tally(NUMBER, NAME, "values and words")
     if not files:
@@ -71,15 +79,16 @@ def trace(project: Project, run_id: str, files: Mapping[str, bytes], verificatio
     except GrpoAuditError as error:
         tally.wrong(f"the report cannot be collected again: {error}")
         return tally.check()
-    _Trace(data, files, tally).run()
+    _Trace(data, files, tally, withheld=withheld).run()
     return tally.check()
 
 
 class _Trace:
     """One comparison."""
 
-    def __init__(self, data: ReportData, files: Mapping[str, bytes], tally: Tally) -> None:
+    def __init__(self, data: ReportData, files: Mapping[str, bytes], tally: Tally, *, withheld: bool) -> None:
         self._data, self._files, self._tally = data, files, tally
+        self._index = frozenset({"index", "evidence"} if withheld else ())
         self._grown = False
         self._same_figures = False
 
@@ -96,6 +105,8 @@ class _Trace:
             self._compare_page(self._files[HTML_NAME].decode("utf-8", "replace"))
         if CARD_NAME in self._files:
             self._compare_card(self._files[CARD_NAME].decode("utf-8", "replace"))
+        if self._index:
+            self._tally.remark("index of events not compared: the bundle withholds those of other runs")
         if self._grown:
             self._tally.remark("the record has grown since: sections about the whole record were not compared")
 
@@ -122,7 +133,7 @@ class _Trace:
         return stated
 
     def _compare_data(self, stated: dict[str, Any]) -> None:
-        skipped = _OF_VERIFICATION | (_OF_WHOLE_RECORD if self._grown else frozenset())
+        skipped = _OF_VERIFICATION | self._index | (_OF_WHOLE_RECORD if self._grown else frozenset())
         found = plain(self._data)
         for section in sorted((stated.keys() | found.keys()) - skipped):
             one, other = dict(_leaves(stated.get(section))), dict(_leaves(found.get(section)))
@@ -140,7 +151,7 @@ class _Trace:
 
     def _compare_page(self, text: str) -> None:
         written, made = _Page(text), _Page(render_html(self._data))
-        skipped = _PAGE_OF_VERIFICATION | (_PAGE_OF_WHOLE_RECORD if self._grown else frozenset())
+        skipped = _PAGE_OF_VERIFICATION | self._index | (_PAGE_OF_WHOLE_RECORD if self._grown else frozenset())
         self._compare_words(HTML_NAME, written.sections, made.sections, skipped)
         self._stands_in_data(HTML_NAME, written.sections, made.sections, _PAGE_OF_VERIFICATION)
         if not self._same_figures:
