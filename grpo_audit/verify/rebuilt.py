@@ -108,6 +108,7 @@ def agreeing(
 def _matching(rows: Sequence[Row], events: list[Row]) -> list[Row]:
     """The rows, when they are one an event, in order, of its run. Raises _Doubt."""
     first = events[0][0]
+    _check((row[0] for row in rows), _INTEGERS)
     own = [row for row in rows if row[0] >= first]
     if [row[:2] for row in own] != [event[:2] for event in events]:
         raise _Doubt
