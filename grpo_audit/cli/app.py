@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 import grpo_audit
-from grpo_audit.cli import (
-    abandon,
-    annotate,
-    bundle,
-    compare,
-    coverage,
-    decontaminate,
-    erase,
-    evaluate,
-    export,
-    init,
-    keys,
-    lint,
-    log,
-    prove,
-    replay,
-    report,
-    run,
-    runs,
-    upgrade,
-    verify,
-    witness,
-)
 from grpo_audit.errors import ExitCode, GrpoAuditError, StorageError
+
+COMMANDS: Final = {
+    "run": "run:run",
+    "train": "run:train",
+    "lint": "lint:lint",
+    "eval": "evaluate:evaluate",
+    "decontaminate": "decontaminate:decontaminate",
+    "report": "report:report",
+    "verify": "verify:verify",
+    "replay": "replay:replay",
+    "compare": "compare:compare",
+    "coverage": "coverage:coverage",
+    "bundle": "bundle:bundle",
+    "export": "export:export",
+    "runs": "runs:runs",
+    "show": "runs:show",
+    "log": "log:log",
+    "annotate": "annotate:annotate",
+    "abandon": "abandon:abandon",
+    "erase": "erase:erase",
+    "witness": "witness:app",
+    "prove": "prove:prove",
+    "keys": "keys:app",
+    "init": "init:init",
+    "upgrade": "upgrade:upgrade",
+}
+"""Name of each command, in the order of the help, and where it is: module of this package and attribute."""
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is called: all of them together import scipy, statsmodels and matplotlib."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """One of them, imported; None when there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        found = getattr(importlib.import_module(f"grpo_audit.cli.{module}"), attribute)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
+            alone.command(cmd_name)(found)
+            found = alone
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="grpo-audit",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -46,29 +76,6 @@ app = typer.Typer(
     "Start with [bold]grpo-audit run[/bold]: it evaluates, trains, evaluates again, seals, verifies and "
     "writes the release report on the model that ships with the project.",
 )
-app.command("run")(run.run)
-app.command("train")(run.train)
-app.command("lint")(lint.lint)
-app.command("eval")(evaluate.evaluate)
-app.command("decontaminate")(decontaminate.decontaminate)
-app.command("report")(report.report)
-app.command("verify")(verify.verify)
-app.command("replay")(replay.replay)
-app.command("compare")(compare.compare)
-app.command("runs")(runs.runs)
-app.command("show")(runs.show)
-app.command("log")(log.log)
-app.command("abandon")(abandon.abandon)
-app.command("annotate")(annotate.annotate)
-app.command("coverage")(coverage.coverage)
-app.command("erase")(erase.erase)
-app.command("upgrade")(upgrade.upgrade)
-app.command("export")(export.export)
-app.command("bundle")(bundle.bundle)
-app.command("prove")(prove.prove)
-app.add_typer(witness.app, name="witness")
-app.add_typer(keys.app, name="keys")
-app.command("init")(init.init)
 
 
 def _version(value: bool) -> None:
