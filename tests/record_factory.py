@@ -437,7 +437,12 @@ class _Run:
         counts = {kind.value: count for kind, count in self.project.counts(self.run_id).items()}
         self.add(
             (
-                e.RunSealed(events=sum(counts.values()), by_kind=counts, weights_digest=trained.weights_digest),
+                e.RunSealed(
+                    events=sum(counts.values()),
+                    by_kind=counts,
+                    weights_digest=trained.weights_digest,
+                    runs=len(self.project.runs()),
+                ),
                 {},
             )
         )

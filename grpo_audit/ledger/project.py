@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.orm import Session
 
 from grpo_audit.errors import ConfigError, StorageError
@@ -21,7 +21,7 @@ from grpo_audit.ledger.packing import unpack
 from grpo_audit.ledger.runs import RunOverview, load_history
 from grpo_audit.ledger.storage_errors import DamagedRecordError
 from grpo_audit.ledger.store import Store
-from grpo_audit.ledger.tables import ContentRow, EventRow
+from grpo_audit.ledger.tables import ContentRow, EventRow, RunRow
 from grpo_audit.ledger.tip import KeyPeriod, keys_in_force, origin_of, parse_stored, read_created, read_tip
 from grpo_audit.ledger.writer import Order, Outside, Writer, create_project, utc_now
 from grpo_audit.record.events import EventKind, KeyRotated, ProjectCreated, RunSealed
@@ -143,7 +143,8 @@ class Project:
 
         def compose(connection: Connection, _: int) -> list[NewEvent]:
             counts = {kind.value: count for kind, count in load_history(connection, run_id).counts.items() if count}
-            seal = RunSealed(events=sum(counts.values()), by_kind=counts, weights_digest=weights_digest)
+            runs = connection.execute(select(func.count()).select_from(RunRow)).scalar()
+            seal = RunSealed(events=sum(counts.values()), by_kind=counts, weights_digest=weights_digest, runs=runs)
             return [NewEvent(seal, run_id)]
 
         return self._append(Order(compose))

@@ -349,6 +349,8 @@ class RunSealed(Payload):
     by_kind: dict[str, int]
     weights_digest: Digest | None
     """Of the released weights."""
+    runs: int | None = None
+    """Runs registered in the project up to here, this one included: a bundle that hides one of them does not hold."""
 
 
 class RunAborted(Payload):

@@ -179,8 +179,8 @@ class BundleSource:
         if withheld.events:
             limits.append(
                 f"what {withheld.events:,} events of the log say, of which the bundle gives the hash only: "
-                "events of other runs, says its maker, and nothing but the whole record shows that no run's "
-                "registration is among them"
+                "events of other runs, says its maker, and nothing but the whole record shows that no registration "
+                "after this run's seal is among them (the seal counts those before it)"
             )
         if withheld.contents:
             limits.append(f"the texts of {', '.join(withheld.contents)}: left out of the bundle")

@@ -73,6 +73,9 @@ class Past(Protocol):
     def counts(self, run_id: str) -> Counter[EventKind]:
         """How many there were."""
 
+    def registrations(self) -> int:
+        """How many runs were registered."""
+
 
 class Courses:
     """Steps (11) to (13), event by event."""
@@ -87,6 +90,8 @@ class Courses:
         self._order = order
         self._seals = seals
         self._weights = weights
+        self._registered = 0
+        """Runs registered so far."""
         seals.nothing("no run is sealed")
         weights.nothing("nothing was evaluated or saved")
 
@@ -101,6 +106,7 @@ class Courses:
         if event.run_id is None:
             return 0
         course = self._course(event.run_id)
+        self._registered += event.payload.kind is EventKind.RUN_REGISTERED
         is_given = self._only in (None, event.run_id)
         # (12) A seal states what it seals, and nothing but annotations follows.
         if event.payload.kind is EventKind.RUN_SEALED and is_given:
@@ -115,12 +121,21 @@ class Courses:
                 self._seals.wrong(f"event {event.seq}: {error}")
         except RuleError as error:
             self._order.wrong(f"event {event.seq}: {error}")
+        if isinstance(event.payload, e.RunSealed) and event.payload.runs is not None:
+            self._compare_runs(event.seq, event.payload.runs)
         course.state = _STATES.get(event.payload.kind, course.state)
         # (13) What was evaluated before is the base, and what was evaluated after is what was saved.
         course.learn(event.seq, event.payload)
         if is_given:
             self._follow_weights(course, event.seq, event.payload)
         return course.history.attempt
+
+    def _compare_runs(self, seq: int, stated: int) -> None:
+        registered = self._registered + (self._past.registrations() if self._past else 0)
+        if registered != stated:
+            self._seals.wrong(
+                f"event {seq} seals after {stated} runs were registered in the project, but {registered} are shown"
+            )
 
     def count(self, seq: int, counts: Mapping[tuple[str | None, str], int]) -> None:
         """Take a stretch of events into account of which only run, kind and number matter: rules (11) and (12)."""

@@ -81,6 +81,11 @@ class Past:
             course.state = RunState(newest[0][0])
         return course
 
+    def registrations(self) -> int:
+        """See course.Past."""
+        (found,) = self._reader.fetch(f"SELECT count(*) FROM run WHERE seq < {self._begin}")
+        return found[0] if isinstance(found[0], int) else 0
+
     def _take(self, course: RunCourse, body: object) -> None:
         try:
             event = parse(body if isinstance(body, bytes) else b"").event

@@ -146,15 +146,15 @@ def rewrite(record: Path, key: SigningKey, *, rename: bool) -> None:
         rehash(connection, key, origin)
 
 
-def forge_bundle(record: Path, target: Path, files: Path | None = None) -> None:
-    """A bundle of the record's first run as the tables stand, broken or not: an attacker does not use our writer.
+def forge_bundle(record: Path, target: Path, files: Path | None = None, run: str | None = None) -> None:
+    """A bundle of a run, the first unless named, as the tables stand, broken or not: an attacker does not use our writer.
 
     Manifest, sizes and digests all fit. ``files`` is a folder to put in as the run's.
     """
     with database(record) as connection:
         rows = connection.execute("SELECT seq, run_id, kind, body, leaf_hash FROM event ORDER BY seq").fetchall()
         created = json.loads(rows[0][3])["data"]
-        run = next(row[1] for row in rows if row[2] == "run.registered")
+        run = run or next(row[1] for row in rows if row[2] == "run.registered")
         own = (None, run)
         shown = {seq: body for seq, owner, kind, body, _ in rows if owner in own or kind in OF_EVERY_RUN}
         heads = connection.execute("SELECT size, root, note FROM checkpoint ORDER BY size").fetchall()

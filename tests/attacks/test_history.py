@@ -226,10 +226,27 @@ def test_a_run_left_out(
     assert "witnesses" in failed(judge(record, witness=[named]))
 
 
-def test_a_run_left_out_of_a_bundle_is_reported_as_not_shown(
+def test_a_run_left_out_of_a_bundle_that_was_registered_before_the_seal(
+    tmp_path: Path, build_record: BuildRecord
+) -> None:
+    """The seal counts the runs registered up to it, so a bundle that withholds the bad one among them does not hold."""
+    path = tmp_path / "record.db"
+    bad = build_record(path, steps=1, prompts=1, seed=3, sealed=False)
+    forge_bundle(path, tmp_path / "b.zip", run=build_record(path, steps=1, prompts=1))
+    assert verify(tmp_path / "b.zip").ok
+    members = read_members(tmp_path / "b.zip")
+    lines = members["events.jsonl"].splitlines(keepends=True)
+    kept = b"".join(line for line in lines if f'"run":"{bad}"'.encode() not in line)
+    write_consistent(tmp_path / "b.zip", {**members, "events.jsonl": kept})
+    report = verify(tmp_path / "b.zip")
+    assert [check.name for check in report.failures] == ["seals"]
+    assert "2 runs were registered in the project, but 1 are shown" in report.failures[0].detail
+
+
+def test_a_run_left_out_of_a_bundle_after_the_seal_is_reported_as_not_shown(
     record: Path, tmp_path: Path, build_record: BuildRecord
 ) -> None:
-    """A bundle that withholds another run's registration cannot be told from one with nothing to hide: the verdict says
+    """A bundle that withholds a later run's registration cannot be told from one with nothing to hide: the verdict says
     that withheld events may be just that, and how many they are."""
     bad = build_record(record, steps=1, prompts=1, seed=3)
     forge_bundle(record, tmp_path / "b.zip")

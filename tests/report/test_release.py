@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from grpo_audit.catalogue.reader import Entry, RunReader
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.events import Comparison, EvalTask, EventKind, RunRegistered, Verdict
 from grpo_audit.report.evidence import Evidence
 from grpo_audit.report.model import ReportData, Standing
-from grpo_audit.catalogue.reader import Entry, RunReader
 from grpo_audit.report.release import outcome, release
 
 
