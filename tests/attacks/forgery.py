@@ -147,7 +147,7 @@ def rewrite(record: Path, key: SigningKey, *, rename: bool) -> None:
 
 
 def forge_bundle(record: Path, target: Path, files: Path | None = None, run: str | None = None) -> None:
-    """A bundle of a run, the first unless named, as the tables stand, broken or not: an attacker does not use our writer.
+    """A bundle of a run (the first unless named) as the tables stand: an attacker does not use our writer.
 
     Manifest, sizes and digests all fit. ``files`` is a folder to put in as the run's.
     """
