@@ -27,7 +27,9 @@ class Opened:
 
     source: Source
     location: str | Path
-    """Where other processes open it."""
+    """Where other processes open it: of an older record, the upgraded copy."""
+    original: str | Path
+    """What was named."""
     is_shared: bool = False
     """Whether it is a database server."""
     older: int | None = None
@@ -41,16 +43,17 @@ def opened(location: str | Path) -> Iterator[Opened]:
     bundle = bundle_path(location)
     if bundle is not None:
         with BundleSource.open(bundle) as source:
-            yield Opened(source, location)
+            yield Opened(source, location, location)
         return
     with ExitStack() as stack:
+        original = location
         older = _older_version(location)
         if older is not None:
             location = stack.enter_context(_upgraded_copy(location))
         store = Store.read(location)
         stack.callback(store.close)
         connection = stack.enter_context(store.connect())
-        found = Opened(DatabaseSource(connection, store.name), location, store.is_shared, older)
+        found = Opened(DatabaseSource(connection, store.name), location, original, store.is_shared, older)
         if older is not None:
             found.remarks.append(
                 f"written by schema version {older}: an upgraded copy was verified, the original is as it was"
