@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from grpo_audit.ledger.merkle import Frontier, leaf_hash
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.record.events import Annotation
-from grpo_audit.verify import VerifyReport, l0, pool, verify
+from grpo_audit.verify import VerifyReport, pool, procedure, verify
 from grpo_audit.verify.fold import _with_subtree
 from grpo_audit.verify.keychain import KeyChain
 from grpo_audit.verify.segment import Task, _Tree
@@ -103,7 +103,7 @@ def test_a_record_that_grows_while_several_processes_read(
         asked.append(arguments)
         return True
 
-    monkeypatch.setattr(l0, "_has_grown", grown)
+    monkeypatch.setattr(procedure, "_has_grown", grown)
     copied(made, tmp_path, CHANGES[1])
     assert not verify(path, jobs=2, width=64).ok
     assert len(asked) == 1
