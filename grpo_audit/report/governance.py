@@ -44,6 +44,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("accountability.system_card", "Model or system card"),
     ("data.data_record", "Data provenance record"),
     ("evaluation.published", "Published evaluation results"),
+    ("oversight.erasures", "Texts erased from the record"),
 )
 """Field of the catalogue, and its name in the report."""
 
