@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -27,9 +28,12 @@ class NoteError(ValueError):
 
 
 @dataclass(frozen=True)
-class VerifierKey:
-    """A named Ed25519 public key. ``VerifierKey.parse(str(key)) == key``."""
+class NamedKey:
+    """A named Ed25519 public key for one type of signature. ``parse(str(key)) == key``."""
 
+    signature_type: ClassVar[int]
+    what: ClassVar[str]
+    """What the key is called in errors."""
     name: str
     public: bytes
 
@@ -40,27 +44,34 @@ class VerifierKey:
 
     @property
     def key_id(self) -> bytes:
-        """SHA-256(name || 0x0A || 0x01 || public key), first four bytes."""
-        return hashlib.sha256(self.name.encode() + b"\n" + bytes([ED25519]) + self.public).digest()[:4]
+        """SHA-256(name || 0x0A || type || public key), first four bytes."""
+        return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.signature_type]) + self.public).digest()[:4]
 
     def __str__(self) -> str:
-        encoded = base64.b64encode(bytes([ED25519]) + self.public).decode()
+        encoded = base64.b64encode(bytes([self.signature_type]) + self.public).decode()
         return f"{self.name}+{self.key_id.hex()}+{encoded}"
 
     @classmethod
-    def parse(cls, text: str) -> VerifierKey:
+    def parse(cls, text: str) -> Self:
         """Read ``NAME+KEYHASH+BASE64``. Raises NoteError."""
         parts = text.split("+", 2)
         if len(parts) != 3:
-            raise NoteError(f"{text!r} is no verifier key; expected NAME+KEYHASH+BASE64")
+            raise NoteError(f"{text[:200]!r} is no {cls.what}; expected NAME+KEYHASH+BASE64")
         name, key_id, encoded = parts
         material = strict_base64(encoded)
-        if not material or material[0] != ED25519:
-            raise NoteError(f"the verifier key of {name} is not of type Ed25519 (0x01)")
+        if not material or material[0] != cls.signature_type:
+            raise NoteError(f"the {cls.what} of {name} is not of type 0x{cls.signature_type:02x}")
         key = cls(name, material[1:])
         if key.key_id.hex() != key_id:
-            raise NoteError(f"the verifier key of {name} does not fit its key hash {key_id}")
+            raise NoteError(f"the {cls.what} of {name} does not fit its key hash {key_id[:20]}")
         return key
+
+
+class VerifierKey(NamedKey):
+    """The key of a log, or of whoever signs a note: signature type 0x01."""
+
+    signature_type = ED25519
+    what = "verifier key"
 
 
 class Signer:

@@ -21,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 
 from grpo_audit.config.location import without_password
 from grpo_audit.errors import StorageError
+from grpo_audit.ledger.folders import sync_folder
 from grpo_audit.ledger.storage_errors import DamagedRecordError, storage_errors
 
 _MAGIC = b"SQLite format 3\x00"
@@ -197,17 +198,6 @@ def remove(path: Path) -> None:
     """Take away a database that was never finished."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new name in a folder durable."""
-    if os.name != "posix":
-        return  # Windows cannot open folders, and does this by itself
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_closed_for_good(path: Path) -> bool:

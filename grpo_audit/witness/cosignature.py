@@ -5,59 +5,25 @@ A cosignature says: of the log of this origin, this is the largest consistent tr
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from grpo_audit.ledger.notes import Checkpoint, NoteError, Signature, check_name, signature_line, strict_base64
+from grpo_audit.ledger.notes import Checkpoint, NamedKey, NoteError, Signature, signature_line
 
 COSIGNATURE = 0x04
 _TIME_BYTES = 8
 _SIGNATURE_BYTES = 64
 _LAST_SECOND = 253_402_300_799
 """31 December 9999: a larger timestamp is no time that can be shown."""
-_DIGEST = re.compile(r"[0-9a-f]{8}")
 
 
-@dataclass(frozen=True)
-class CosignerKey:
-    """A witness' name and Ed25519 public key. ``CosignerKey.parse(str(key)) == key``."""
+class CosignerKey(NamedKey):
+    """The key of a witness: signature type 0x04."""
 
-    name: str
-    public: bytes
-
-    def __post_init__(self) -> None:
-        check_name(self.name)
-        if len(self.public) != 32:
-            raise NoteError(f"an Ed25519 public key has 32 bytes, found {len(self.public)}")
-
-    @property
-    def key_id(self) -> bytes:
-        """SHA-256(name || 0x0A || 0x04 || public key), first four bytes."""
-        return hashlib.sha256(self.name.encode() + b"\n" + bytes([COSIGNATURE]) + self.public).digest()[:4]
-
-    def __str__(self) -> str:
-        encoded = base64.b64encode(bytes([COSIGNATURE]) + self.public).decode()
-        return f"{self.name}+{self.key_id.hex()}+{encoded}"
-
-    @classmethod
-    def parse(cls, text: str) -> CosignerKey:
-        """Read ``NAME+KEYHASH+BASE64`` with signature type 0x04. Raises NoteError."""
-        parts = text.split("+", 2)
-        if len(parts) != 3 or not _DIGEST.fullmatch(parts[1]):
-            raise NoteError(f"{text[:200]!r} is no witness key; expected NAME+KEYHASH+BASE64")
-        name, key_id, encoded = parts
-        material = strict_base64(encoded)
-        if not material or material[0] != COSIGNATURE:
-            raise NoteError(f"the key of {name} is not that of a witness: its type is not 0x04")
-        key = cls(name, material[1:])
-        if key.key_id.hex() != key_id:
-            raise NoteError(f"the witness key of {name} does not fit its key hash {key_id}")
-        return key
+    signature_type = COSIGNATURE
+    what = "witness key"
 
 
 @dataclass(frozen=True)
