@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from grpo_audit.config.base import Section
+from grpo_audit.config.checks import DecontaminationConfig, GateConfig, ProbeConfig
 from grpo_audit.config.declared import BudgetConfig, GovernanceConfig, StageConfig
 from grpo_audit.config.objective import ObjectiveConfig
 from grpo_audit.config.sections import (
@@ -41,6 +42,11 @@ class RunConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    probes: ProbeConfig = ProbeConfig()
+    gates: list[GateConfig] = []
+    """Release conditions, all of which must hold; fixed before step 0."""
+
     record: RecordConfig = RecordConfig()
     budget: BudgetConfig = BudgetConfig()
     governance: GovernanceConfig = GovernanceConfig()
@@ -56,6 +62,8 @@ class RunConfig(Section):
             raise ValueError("rewards: no source has the role 'train', so there is nothing to learn from")
         if not any(item.weight != 0 for item in self.rewards if item.role == "train"):
             raise ValueError("rewards: every source with the role 'train' has weight 0")
+        if len({gate.name for gate in self.gates}) != len(self.gates):
+            raise ValueError("gates: two gates have the same name")
         if self.training.warmup_steps > self.training.steps:
             raise ValueError(
                 f"training.warmup_steps ({self.training.warmup_steps}) is larger than training.steps "

@@ -117,6 +117,10 @@ class RewardConfig(Section):
     options: dict[str, str | bool | int | float | list[str] | None] = {}
     """Handed to the function as keyword arguments."""
 
+    second: str | None = None
+    """An independent verifier, ``package.module:function`` or ``file.py:function``, with the same options; it grades
+    rollouts again after training, and the disagreement is reported."""
+
     version: str | None = None
     """Its version, for the report; null: as the source declares itself, else 1."""
 
@@ -140,9 +144,11 @@ class RewardConfig(Section):
             raise ValueError(f"{value} is what the record calls a part of the reward that the objective adds")
         return value
 
-    @field_validator("source")
+    @field_validator("source", "second")
     @classmethod
-    def _has_a_function(cls, value: str) -> str:
+    def _has_a_function(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         module, _, function = value.rpartition(":")
         if not module or not function.isidentifier():
             raise ValueError("expected 'package.module:function' or 'file.py:function'")

@@ -6,12 +6,23 @@ In canonical bytes a float is a string (``repr``), so that any language reads th
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from grpo_audit.config.presets import PresetDifference as PresetDifference
+from grpo_audit.record.audits import (
+    Decontamination as Decontamination,
+    GatesChecked as GatesChecked,
+    RewardProbed as RewardProbed,
+    RewardRegraded as RewardRegraded,
+)
+from grpo_audit.record.comparisons import (
+    CleanComparison as CleanComparison,
+    CorrectedRate as CorrectedRate,
+    LengthShift as LengthShift,
+    SecondaryComparison as SecondaryComparison,
+)
 from grpo_audit.record.identities import (
     AdapterIdentity as AdapterIdentity,
     Digest as Digest,
@@ -27,55 +38,12 @@ from grpo_audit.record.identities import (
     UpdateFigures as UpdateFigures,
     Verdict as Verdict,
 )
-
-Phase = Literal["pre", "train", "post"]
-
-
-class EventKind(StrEnum):
-    """Every kind of event. The value is what stands in the record."""
-
-    PROJECT_CREATED = "project.created"
-    RUN_REGISTERED = "run.registered"
-    RUN_RESUMED = "run.resumed"
-    PHASE_FINISHED = "phase.finished"
-    ARTIFACT = "artifact"
-    EVAL_SAMPLE = "eval.sample"
-    EVAL_TASK = "eval.task"
-    GROUP = "group"
-    ROLLOUT = "rollout"
-    STEP = "step"
-    SNAPSHOT = "snapshot"
-    MODEL_SAVED = "model.saved"
-    COMPARISON = "comparison"
-    FINDING = "finding"
-    RUN_SEALED = "run.sealed"
-    RUN_ABORTED = "run.aborted"
-    RUN_ABANDONED = "run.abandoned"
-    ANNOTATION = "annotation"
-    ERASURE = "erasure"
-    KEY_ROTATED = "key.rotated"
-
-
-class Severity(StrEnum):
-    """How much a finding matters."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class Payload(BaseModel):
-    """Base of all event payloads: frozen, nothing unknown, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-    kind: ClassVar[EventKind]
-    flat: ClassVar[bool] = False
-    """Whether no field holds a model: its values are then the fields as they are, and need not be dumped."""
-
-    def plain(self) -> dict[str, Any]:
-        """The fields as dictionaries, lists and values. Not to be changed by the caller."""
-        return self.__dict__ if self.flat else self.model_dump()
-
+from grpo_audit.record.payload import (
+    EventKind as EventKind,
+    Payload as Payload,
+    Phase as Phase,
+    Severity as Severity,
+)
 
 class ProjectCreated(Payload):
     """First event of a record."""
@@ -326,6 +294,15 @@ class Comparison(Payload):
     post_weights: Digest
     alpha: float
     tasks: list[TaskComparison]
+    """The primary metric of each task, Holm-corrected."""
+    secondary: list[SecondaryComparison] = []
+    """Every other metric: exploratory, with the false discovery rate controlled (Benjamini-Hochberg)."""
+    lengths: list[LengthShift] = []
+    """Answers before and after by their length."""
+    clean: list[CleanComparison] = []
+    """The primary metric again on the documents that no prompt overlaps with."""
+    corrected: list[CorrectedRate] = []
+    """Rates that a detector counted, corrected for its measured error."""
 
 
 class Finding(Payload):
@@ -428,6 +405,10 @@ AnyPayload = (
     | ModelSaved
     | Comparison
     | Finding
+    | Decontamination
+    | RewardProbed
+    | RewardRegraded
+    | GatesChecked
     | RunSealed
     | RunAborted
     | RunAbandoned
