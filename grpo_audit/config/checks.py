@@ -43,7 +43,8 @@ class GateConfig(Section):
     """What the condition is called in the report."""
 
     figure: Annotated[str, Field(pattern=r"^[^\s]+$")]
-    """Name of a figure, or a pattern with ``*`` that must match at least one: ``grpo-audit gate --figures`` lists them."""
+    """Name of a figure, or a pattern with ``*`` that must match at least one; ``grpo-audit gate --figures`` lists
+    them."""
 
     at_least: float | None = None
     at_most: float | None = None

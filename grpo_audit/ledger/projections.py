@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from grpo_audit.ledger import canonical, tables
 from grpo_audit.ledger.event import Event
+from grpo_audit.ledger.projected_checks import of_decontamination, of_gates, of_probes, of_regrade
+from grpo_audit.ledger.row import ProjectionError as ProjectionError, Row as Row, json_text, text
 from grpo_audit.record import events as e
 from grpo_audit.record.events import EventKind
-
-
-class ProjectionError(ValueError):
-    """The payload contradicts itself, so no row can be derived."""
-
-
-class Row(NamedTuple):
-    """One row: its table and its values by *column* name."""
-
-    table: type[tables.Base]
-    values: dict[str, Any]
 
 
 def rows(event: Event, attempt: int) -> list[Row]:
@@ -46,19 +36,14 @@ PROJECTED: tuple[type[tables.Base], ...] = (
     tables.SnapshotRow,
     tables.ComparisonRow,
     tables.FindingRow,
+    tables.ContaminationRow,
+    tables.RewardProbeRow,
+    tables.RewardRegradeRow,
+    tables.GateRow,
     tables.AnnotationRow,
     tables.ErasedRow,
 )
 """Every table that is derived."""
-
-
-def _text(value: str) -> str:
-    """Text as a column can hold it: PostgreSQL refuses NUL, and sqlite3's shell stops at it."""
-    return value.replace("\x00", "\N{SYMBOL FOR NULL}") if "\x00" in value else value
-
-
-def _json(value: Mapping[str, object]) -> str:
-    return _text(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
 
 
 def _run_registered(event: Event, payload: e.RunRegistered, attempt: int) -> list[Row]:
@@ -70,11 +55,11 @@ def _run_registered(event: Event, payload: e.RunRegistered, attempt: int) -> lis
     run = {
         "seq": event.seq,
         "run_id": event.run_id,
-        "name": _text(payload.name),
+        "name": text(payload.name),
         "registered_at": event.time,
-        "preset": _text(payload.preset),
+        "preset": text(payload.preset),
         "seed": seed,
-        "model": _text(payload.model.source),
+        "model": text(payload.model.source),
         "weights_digest": payload.model.weights_digest,
         "config": config,
     }
@@ -88,7 +73,7 @@ def _state(event: Event, state: str, attempt: int, detail: str) -> Row:
         "state": state,
         "at": event.time,
         "attempt": attempt,
-        "detail": _text(detail),
+        "detail": text(detail),
     }
     return Row(tables.RunStateRow, values)
 
@@ -113,11 +98,11 @@ def _artifact(event: Event, payload: e.Artifact, _: int) -> list[Row]:
     values = {
         "seq": event.seq,
         "run_id": event.run_id,
-        "role": _text(payload.role),
-        "name": _text(payload.name),
+        "role": text(payload.role),
+        "name": text(payload.name),
         "digest": payload.digest,
         "size": payload.size,
-        "location": None if payload.location is None else _text(payload.location),
+        "location": None if payload.location is None else text(payload.location),
     }
     return [Row(tables.ArtifactRow, values)]
 
@@ -127,14 +112,14 @@ def _eval_sample(event: Event, payload: e.EvalSample, _: int) -> list[Row]:
         "seq": event.seq,
         "run_id": event.run_id,
         "phase": payload.phase,
-        "task": _text(payload.task),
-        "doc_id": _text(payload.doc_id),
-        "cluster": _text(payload.cluster),
+        "task": text(payload.task),
+        "doc_id": text(payload.doc_id),
+        "cluster": text(payload.cluster),
         "doc_hash": payload.doc_hash,
         "prompt_hash": payload.prompt_hash,
-        "target": _text(payload.target),
-        "prediction": _text(payload.prediction),
-        "metrics": _json(payload.metrics),
+        "target": text(payload.target),
+        "prediction": text(payload.prediction),
+        "metrics": json_text(payload.metrics),
         "completion_tokens": payload.completion_tokens,
         "finish_reason": payload.finish_reason,
     }
@@ -148,9 +133,9 @@ def _eval_task(event: Event, payload: e.EvalTask, _: int) -> list[Row]:
         "seq": event.seq,
         "run_id": event.run_id,
         "phase": payload.phase,
-        "task": _text(payload.task),
-        "behaviour": _text(payload.behaviour),
-        "metric": _text(payload.metric),
+        "task": text(payload.task),
+        "behaviour": text(payload.behaviour),
+        "metric": text(payload.metric),
         "value": payload.metrics[payload.metric],
         "documents": payload.documents,
         "weights_digest": payload.weights_digest,
@@ -169,8 +154,8 @@ def _step(event: Event, payload: e.Step, _: int) -> list[Row]:
         **payload.model_dump(include=_STEP_FIELDS),
         "seq": event.seq,
         "run_id": event.run_id,
-        "rewards": _json(payload.rewards),
-        "engine": _text(payload.engine),
+        "rewards": json_text(payload.rewards),
+        "engine": text(payload.engine),
         "seconds": math.fsum(payload.seconds.values()),
     }
     return [Row(tables.StepRow, values)]
@@ -183,7 +168,7 @@ def _group(event: Event, payload: e.Group, _: int) -> list[Row]:
         "attempt": payload.attempt,
         "step": payload.step,
         "group_index": payload.group,
-        "prompt_id": _text(payload.prompt_id),
+        "prompt_id": text(payload.prompt_id),
         "prompt_tokens": payload.prompt_tokens,
         "exposure": payload.exposure,
         "reward_mean": payload.reward_mean,
@@ -203,7 +188,7 @@ def _rollout(event: Event, payload: e.Rollout, _: int) -> list[Row]:
         "reward": payload.reward,
         "advantage": payload.advantage,
         "used": payload.used,
-        "reason": _text(payload.reason),
+        "reason": text(payload.reason),
         "finish_reason": payload.finish_reason,
         "completion_tokens": payload.completion_tokens,
     }
@@ -216,9 +201,9 @@ def _rollout(event: Event, payload: e.Rollout, _: int) -> list[Row]:
                 tables.RewardRow,
                 {
                     "seq": event.seq,
-                    "source": _text(source),
+                    "source": text(source),
                     "value": rewards.get(source),
-                    "error": _text(errors[source]) if source in errors else None,
+                    "error": text(errors[source]) if source in errors else None,
                 },
             )
             for source in sorted(sources)
@@ -233,7 +218,7 @@ def _snapshot(event: Event, payload: e.Snapshot, _: int) -> list[Row]:
         "attempt": payload.attempt,
         "step": payload.step,
         "weights_digest": payload.weights_digest,
-        "location": _text(payload.location),
+        "location": text(payload.location),
     }
     return [Row(tables.SnapshotRow, values)]
 
@@ -244,10 +229,10 @@ def _comparison(event: Event, payload: e.Comparison, _: int) -> list[Row]:
             tables.ComparisonRow,
             {
                 "seq": event.seq,
-                "task": _text(task.task),
+                "task": text(task.task),
                 "run_id": event.run_id,
-                "behaviour": _text(task.behaviour),
-                "metric": _text(task.metric),
+                "behaviour": text(task.behaviour),
+                "metric": text(task.metric),
                 "pre": task.pre,
                 "post": task.post,
                 "difference": task.difference,
@@ -265,9 +250,9 @@ def _finding(event: Event, payload: e.Finding, _: int) -> list[Row]:
     values = {
         "seq": event.seq,
         "run_id": event.run_id,
-        "rule": _text(payload.rule),
+        "rule": text(payload.rule),
         "severity": payload.severity.value,
-        "message": _text(payload.message),
+        "message": text(payload.message),
     }
     return [Row(tables.FindingRow, values)]
 
@@ -276,17 +261,17 @@ def _annotation(event: Event, payload: e.Annotation, _: int) -> list[Row]:
     values = {
         "seq": event.seq,
         "run_id": event.run_id,
-        "author": _text(payload.author),
-        "field": _text(payload.field),
-        "value": _text(payload.value),
-        "reason": _text(payload.reason),
+        "author": text(payload.author),
+        "field": text(payload.field),
+        "value": text(payload.value),
+        "reason": text(payload.reason),
         "at": event.time,
     }
     return [Row(tables.AnnotationRow, values)]
 
 
 def _erasure(event: Event, payload: e.Erasure, _: int) -> list[Row]:
-    gone = [(item.seq, _text(name)) for item in payload.contents for name in item.names]
+    gone = [(item.seq, text(name)) for item in payload.contents for name in item.names]
     if len(set(gone)) != len(gone):
         raise ProjectionError("erasure: the same content is named twice")
     return [
@@ -297,8 +282,8 @@ def _erasure(event: Event, payload: e.Erasure, _: int) -> list[Row]:
                 "content_seq": seq,
                 "name": name,
                 "run_id": event.run_id,
-                "author": _text(payload.author),
-                "reason": _text(payload.reason),
+                "author": text(payload.author),
+                "reason": text(payload.reason),
                 "at": event.time,
             },
         )
@@ -320,6 +305,10 @@ _PROJECTIONS: dict[EventKind, Callable[[Event, Any, int], list[Row]]] = {
     EventKind.SNAPSHOT: _snapshot,
     EventKind.COMPARISON: _comparison,
     EventKind.FINDING: _finding,
+    EventKind.DECONTAMINATION: of_decontamination,
+    EventKind.REWARD_PROBED: of_probes,
+    EventKind.REWARD_REGRADED: of_regrade,
+    EventKind.GATES_CHECKED: of_gates,
     EventKind.RUN_ABANDONED: _run_abandoned,
     EventKind.ANNOTATION: _annotation,
     EventKind.ERASURE: _erasure,

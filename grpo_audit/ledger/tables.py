@@ -7,7 +7,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Index, Integer, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Number of the newest migration. A record with a larger number is refused."""
 
 # SQLite only makes INTEGER PRIMARY KEY an alias of the row id; PostgreSQL wants BIGINT.
@@ -280,6 +280,66 @@ class FindingRow(Base):
     rule: Mapped[str] = mapped_column(Text, comment="stable slug")
     severity: Mapped[str] = mapped_column(Text, comment="info, warning or error")
     message: Mapped[str] = mapped_column(Text, comment="for the reader")
+
+
+class ContaminationRow(Base):
+    """One evaluation task against the prompt set."""
+
+    __tablename__ = "contamination"
+    seq: Mapped[int] = _seq()
+    task: Mapped[str] = mapped_column(Text, primary_key=True, comment="lm-eval task")
+    run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
+    documents: Mapped[int] = mapped_column(Whole, comment="documents")
+    contaminated: Mapped[int] = mapped_column(Whole, comment="more than half of them stands in one prompt")
+    flagged: Mapped[int] = mapped_column(Whole, comment="some overlap, the contaminated ones included")
+    numbers_only: Mapped[int] = mapped_column(Whole, comment="the same numbers and nothing else")
+    untestable: Mapped[int] = mapped_column(Whole, comment="only an exact copy would be seen")
+
+
+class RewardProbeRow(Base):
+    """One family of probes against one reward source."""
+
+    __tablename__ = "reward_probe"
+    seq: Mapped[int] = _seq()
+    family: Mapped[str] = mapped_column(Text, primary_key=True, comment="family of probes")
+    run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
+    source: Mapped[str] = mapped_column(Text, comment="name of the reward source")
+    negatives: Mapped[int] = mapped_column(Whole, comment="probes that must not be rewarded")
+    false_positives: Mapped[int] = mapped_column(Whole, comment="of these, rewarded")
+    positives: Mapped[int] = mapped_column(Whole, comment="probes that must be rewarded")
+    false_negatives: Mapped[int] = mapped_column(Whole, comment="of these, not rewarded")
+    failures: Mapped[int] = mapped_column(Whole, comment="calls that raised, hung or died")
+    unstable: Mapped[int] = mapped_column(Whole, comment="judged differently when asked again")
+
+
+class RewardRegradeRow(Base):
+    """Rollouts graded again by an independent second verifier."""
+
+    __tablename__ = "reward_regrade"
+    seq: Mapped[int] = _seq()
+    run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
+    source: Mapped[str] = mapped_column(Text, comment="name of the reward source")
+    second: Mapped[str] = mapped_column(Text, comment="the second verifier")
+    rollouts: Mapped[int] = mapped_column(Whole, comment="graded by both")
+    only_first: Mapped[int] = mapped_column(Whole, comment="rewarded by the source only")
+    only_second: Mapped[int] = mapped_column(Whole, comment="rewarded by the second verifier only")
+    both: Mapped[int] = mapped_column(Whole, comment="rewarded by both")
+    neither: Mapped[int] = mapped_column(Whole, comment="rewarded by neither")
+    failures: Mapped[int] = mapped_column(Whole, comment="the second verifier failed")
+    kappa: Mapped[float | None] = mapped_column(comment="Cohen's kappa; empty where one says always the same")
+
+
+class GateRow(Base):
+    """Release conditions, fixed before step 0, at the end of the run."""
+
+    __tablename__ = "gate"
+    seq: Mapped[int] = _seq()
+    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="name of the gate")
+    run_id: Mapped[str] = mapped_column(Text, index=True, comment="run id")
+    figure: Mapped[str] = mapped_column(Text, comment="figure or pattern it is about")
+    condition: Mapped[str] = mapped_column(Text, comment="what must hold")
+    passed: Mapped[bool] = mapped_column(comment="whether it does")
+    found: Mapped[str] = mapped_column(Text, comment="JSON: figures that were found")
 
 
 class AnnotationRow(Base):

@@ -14,7 +14,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-# --- contamination ------------------------------------------------------------------------------------------------------
+# --- contamination
 
 
 class TaskContamination(_Part):
@@ -79,7 +79,7 @@ class Decontamination(Payload):
     seconds: float
 
 
-# --- rewards under audit ------------------------------------------------------------------------------------------------
+# --- rewards under audit
 
 
 class ProbeFamily(_Part):
@@ -163,7 +163,7 @@ class RewardRegraded(Payload):
     """Rollout events on which they disagree, those only the source rewards first."""
 
 
-# --- gates --------------------------------------------------------------------------------------------------------------
+# --- gates
 
 
 class GateResult(_Part):

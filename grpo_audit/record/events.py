@@ -45,6 +45,7 @@ from grpo_audit.record.payload import (
     Severity as Severity,
 )
 
+
 class ProjectCreated(Payload):
     """First event of a record."""
 
