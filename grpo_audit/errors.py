@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     REGRESSED = 4  # compare: a behaviour regressed beyond its margin
     STORAGE = 5  # disk full, read-only folder, record locked, record from a newer version
     TRAINING_STOPPED = 6  # training could not go on (out of memory, non-finite loss, sampler and scorer disagree)
+    GATE_FAILED = 7  # gate: a release condition does not hold, or its figure is missing
     INTERRUPTED = 130  # Ctrl-C; the run can be resumed
 
 

@@ -27,8 +27,9 @@ from grpo_audit.record import events as e
 from grpo_audit.record.environment import Accelerator, environment
 from grpo_audit.record.identity import bytes_digest
 from grpo_audit.rewards.runner import RewardRunner
-from grpo_audit.stats.evidence import read_run
+from grpo_audit.stats.evidence import read_figures, read_run
 from grpo_audit.stats.findings import derive
+from grpo_audit.stats.gates import check_gates
 from grpo_audit.stats.paired import documents_digest
 from grpo_audit.stats.runs import compare_runs
 from grpo_audit_trainer.collect import Collected, Collector
@@ -71,6 +72,11 @@ RECIPE: dict[str, Any] = {
     "sampling": {"prompts_per_step": 3, "group_size": 4, "max_completion_tokens": 12, "max_prompt_tokens": 32},
     "training": {"steps": 5, "learning_rate": 0.01, "warmup_steps": 2, "schedule": "cosine", "microbatch_tokens": 120},
     "evaluation": {"margins": {"words": 0.1}},
+    "gates": [
+        {"name": "learns", "figure": "eval.words.difference", "at_least": -1.0},
+        {"name": "perfect", "figure": "eval.*.verdict", "one_of": ["no discordant pairs"]},
+        {"name": "no such figure", "figure": "safety.*.verdict", "one_of": ["improved"]},
+    ],
 }
 DOCUMENTS = 30
 
@@ -349,6 +355,8 @@ class _Run:
         evidence = replace(read_run(self.project, RUN), comparison=(self.project.head.size, result.comparison))
         noticed = [*result.findings, *derive(evidence)]
         self.add((result.comparison, {}), *((finding, {}) for finding in noticed))
+        if self.config.gates:
+            self.add((check_gates(self.config.gates, read_figures(self.project, RUN)), {}))
         self.add((seal(self.project), {}))
 
 

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "verify": "verify:verify",
     "replay": "replay:replay",
     "compare": "compare:compare",
+    "gate": "gate:gate",
     "coverage": "coverage:coverage",
     "bundle": "bundle:bundle",
     "export": "export:export",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.events import Comparison, EvalTask, EventKind, Rollout, Step
+from grpo_audit.stats.figures import Figure, figures
 from grpo_audit.stats.findings import Limits, RunEvidence
 
 
@@ -32,6 +33,26 @@ def read_run(project: Project, run_id: str, limits: Limits | None = None) -> Run
         rollouts=_rollouts(project, run_id),
         limits=limits or Limits(),
     )
+
+
+FIGURE_KINDS = frozenset(
+    {
+        EventKind.EVAL_TASK,
+        EventKind.COMPARISON,
+        EventKind.STEP,
+        EventKind.FINDING,
+        EventKind.DECONTAMINATION,
+        EventKind.REWARD_PROBED,
+        EventKind.REWARD_REGRADED,
+    }
+)
+"""Kinds of event that hold figures a gate can be about."""
+
+
+def read_figures(project: Project, run_id: str) -> dict[str, Figure]:
+    """Every figure of a run that a gate can be about. Raises DamagedRecordError when an event cannot be read."""
+    events = project.events(run_id=run_id, kinds=FIGURE_KINDS)
+    return figures((event.seq, event.payload) for event in events)
 
 
 def _rollouts(project: Project, run_id: str) -> Iterator[tuple[int, Rollout]]:
