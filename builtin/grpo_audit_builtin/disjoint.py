@@ -3,12 +3,16 @@
 The split of a problem is a pure function of its canonical key (`world.example.split_of`). This module computes
 the keys again from the files, as text, and checks that each lies in the split its file stands for, that no key
 or prompt stands in two files of different splits, and that a stretch of the pre-training corpus meets none.
+
+One exception, and only in one file: the documents of the contamination probe that say `seen` are training prompts,
+word for word. Each must be one.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ from grpo_audit_builtin.world import Split, corpus, split_of
 from grpo_audit_builtin.world.countdown import Problem
 
 CORPUS_SAMPLE = 20_000
+PROBE = "contamination_probe.jsonl"
+"""The one file of evaluation documents that holds training prompts, marked as `seen`."""
 
 
 class OverlapError(ValueError):
@@ -60,13 +66,26 @@ def check_disjoint(
     owner: dict[str, Split] = {}
     keys: dict[Split, set[str]] = {split: set() for split in Split}
     for split, paths in files.items():
-        for row in itertools.chain.from_iterable(map(read_jsonl, paths)):
+        for name, row in itertools.chain.from_iterable(map(_named_rows, paths)):
+            if name == PROBE and row["seen"]:
+                _is_training(row, owner)
+                continue
             _claim(row["prompt"], key_of(row), split, owner)
             keys[split].add(key_of(row))
     for example in itertools.islice(corpus(seed), CORPUS_SAMPLE):
         _claim(example.prompt, example.key, Split.PRETRAIN, owner)
         keys[Split.PRETRAIN].add(example.key)
     return Disjointness({split: len(found) for split, found in keys.items()}, CORPUS_SAMPLE)
+
+
+def _named_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((path.name, row) for row in read_jsonl(path))
+
+
+def _is_training(row: dict[str, Any], owner: dict[str, Split]) -> None:
+    """A document that says it was trained on is a training prompt, letter by letter; training files come first."""
+    if owner.get(f"prompt {row['prompt']}") is not Split.RL_TRAIN:
+        raise OverlapError(f"{row['id']} says that it was seen, but {row['prompt']!r} is no training prompt")
 
 
 def _claim(prompt: str, key: str, split: Split, owner: dict[str, Split]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import random
 from collections.abc import Iterable, Mapping
@@ -67,14 +68,18 @@ def document(
 
 def countdown_documents(task: str, size: int, behaviour: str) -> list[Doc]:
     """Countdown of the evaluation split."""
-    docs = []
-    for i, p in enumerate(countdown.unique_problems(size, Split.EVAL, NUM_DOCUMENTS, SEED)):
-        solution = countdown.solve(p)
-        if solution is None:
-            raise AssertionError(f"{p.key} was built from a solution, but the search finds none")
-        gold = countdown.completion(solution, solution)
-        docs.append(document(task, i, p.prompt, behaviour, p.key, gold, numbers=list(p.numbers), target=p.target))
-    return docs
+    found = countdown.unique_problems(size, Split.EVAL, NUM_DOCUMENTS, SEED)
+    return [countdown_document(task, i, p, behaviour) for i, p in enumerate(found)]
+
+
+def countdown_document(task: str, index: int, p: countdown.Problem, behaviour: str, **more: Any) -> Doc:
+    """One Countdown problem with its solution."""
+    solution = countdown.solve(p)
+    if solution is None:
+        raise AssertionError(f"{p.key} was built from a solution, but the search finds none")
+    gold = countdown.completion(solution, solution)
+    problem: Doc = {"numbers": list(p.numbers), "target": p.target}
+    return document(task, index, p.prompt, behaviour, p.key, gold, **problem, **more)
 
 
 def arithmetic_documents() -> list[Doc]:
@@ -83,6 +88,29 @@ def arithmetic_documents() -> list[Doc]:
     return [
         document("arithmetic", i, s.prompt, "transfer", s.key, answer(str(s.value)), answer=str(s.value))
         for i, s in found
+    ]
+
+
+def calibration_documents() -> list[Doc]:
+    """Sums, other ones than the arithmetic documents, with four results to choose from; `label` is the right one."""
+    rng = random.Random(f"calibration|{SEED}")
+    docs = []
+    for i, s in enumerate(arithmetic.unique_sums(Split.EVAL, 2 * NUM_DOCUMENTS, SEED)[NUM_DOCUMENTS:]):
+        near = [s.value + step for step in (-10, -2, -1, 1, 2, 10) if s.value + step >= 0]
+        values = [s.value, *rng.sample(near, 3)]
+        rng.shuffle(values)
+        more: Doc = {"choices": [answer(str(v)) for v in values], "label": values.index(s.value)}
+        docs.append(document("calibration", i, s.prompt, "calibration", s.key, answer(str(s.value)), **more))
+    return docs
+
+
+def probe_documents() -> list[Doc]:
+    """By turns a training prompt, word for word (`seen`), and a clean one of the same distribution."""
+    seen = countdown.unique_problems(3, Split.RL_TRAIN, NUM_DOCUMENTS, SEED)
+    clean = countdown.unique_problems(3, Split.EVAL, 2 * NUM_DOCUMENTS, SEED)[NUM_DOCUMENTS:]
+    mixed = itertools.chain.from_iterable(zip(seen, clean, strict=True))
+    return [
+        countdown_document("contamination_probe", i, p, "contamination", seen=i % 2 == 0) for i, p in enumerate(mixed)
     ]
 
 
@@ -174,6 +202,8 @@ def evaluation() -> Mapping[str, list[Doc]]:
         "tool_call": tool_documents("tool_call", fits=True),
         "tool_abstain": tool_documents("tool_abstain", fits=False),
         "knowledge": fact_documents("knowledge", "knowledge", "knowledge"),
+        "calibration": calibration_documents(),
+        "contamination_probe": probe_documents(),
         "hazard_knowledge": fact_documents("hazard_knowledge", "hazard", "harmful capability"),
     }
 

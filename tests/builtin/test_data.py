@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from scipy.stats import ks_2samp
 
+from grpo_audit.contamination.check import PromptText, check
+from grpo_audit.contamination.index import Document, Index
 from grpo_audit.rewards.countdown import Verdict, verify
 from grpo_audit_builtin import HELD_OUT, PROMPTS, disjoint
 from grpo_audit_builtin.disjoint import OverlapError, check_disjoint, read_jsonl
@@ -33,7 +37,9 @@ def test_generating_the_data_again_gives_the_shipped_bytes(written: Path) -> Non
 
 
 def test_shipped_files_and_corpus_are_disjoint() -> None:
-    """No problem of training, held-out or evaluation stands in another split, nor in the pre-training corpus."""
+    """No problem of training, held-out or evaluation stands in another split, nor in the pre-training corpus.
+
+    But for the seen half of the contamination probe, which must."""
     found = check_disjoint()
     assert found.keys[Split.RL_TRAIN] >= 2000
     assert found.keys[Split.HELD_OUT] >= 500
@@ -49,6 +55,55 @@ def test_a_leaked_problem_is_found(written: Path, tmp_path: Path) -> None:
     prompts.write_text(PROMPTS.read_text(encoding="utf-8") + json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(OverlapError, match="belongs to eval"):
         check_disjoint(prompts=prompts)
+
+
+def _spoilt(tmp_path: Path, file: str, **changed: object) -> Path:
+    """The evaluation folder with the first row of one file changed."""
+    folder = tmp_path / "data"
+    shutil.copytree(EVAL_DIR, folder)
+    rows = read_jsonl(folder / file)
+    rows[0] |= changed
+    (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def test_only_seen_rows_of_the_probe_may_be_training_prompts(tmp_path: Path) -> None:
+    """The exception is exact: a training prompt that does not say `seen`, or that says so elsewhere, is refused."""
+    with pytest.raises(OverlapError, match="belongs to rl_train"):
+        check_disjoint(eval_dir=_spoilt(tmp_path / "a", disjoint.PROBE, seen=False))
+    trained = read_jsonl(PROMPTS)[0]
+    row = {"numbers": trained["numbers"], "target": trained["target"], "prompt": trained["prompt"], "seen": True}
+    with pytest.raises(OverlapError, match="belongs to rl_train"):
+        check_disjoint(eval_dir=_spoilt(tmp_path / "b", "countdown.jsonl", **row))
+
+
+def test_a_seen_row_that_was_not_trained_on_is_refused(tmp_path: Path) -> None:
+    """The positive control is no control when its documents are not in the training set."""
+    clean = read_jsonl(EVAL_DIR / disjoint.PROBE)[1]
+    assert clean["seen"] is False
+    row = {"numbers": clean["numbers"], "target": clean["target"], "prompt": clean["prompt"]}
+    with pytest.raises(OverlapError, match="is no training prompt"):
+        check_disjoint(eval_dir=_spoilt(tmp_path, disjoint.PROBE, **row))
+
+
+def test_decontamination_flags_exactly_the_seen_documents() -> None:
+    """Over the whole suite, the documents that training prompts contaminate are the seen half of the probe, all 200."""
+    texts = {(path.stem, row["id"]): row for path in sorted(EVAL_DIR.glob("*.jsonl")) for row in read_jsonl(path)}
+    index = Index(Document(task, name, row["prompt"]) for (task, name), row in texts.items())
+    result = check(index, (PromptText(row["id"], row["prompt"]) for row in read_jsonl(PROMPTS)))
+    assert result.valid
+    found = {(finding.task, finding.id) for finding in result.contaminated}
+    assert found == {name for name, row in texts.items() if row.get("seen")}
+    assert len(found) == 200
+
+
+def test_the_halves_of_the_probe_are_alike() -> None:
+    """Seen and clean problems come from one distribution: neither targets nor numbers tell them apart."""
+    rows = read_jsonl(EVAL_DIR / disjoint.PROBE)
+    for figure in (lambda row: row["target"], lambda row: max(row["numbers"]), lambda row: sum(row["numbers"])):
+        seen, clean = ([figure(row) for row in rows if row["seen"] is half] for half in (True, False))
+        assert len(seen) == len(clean) == 200
+        assert ks_2samp(seen, clean).pvalue > 0.01
 
 
 def test_an_empty_evaluation_folder_is_refused(tmp_path: Path) -> None:

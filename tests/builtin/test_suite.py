@@ -65,7 +65,7 @@ def score(name: str, doc: dict[str, Any], text: str) -> dict[str, float]:
     function: Callable[..., dict[str, float]] = getattr(
         SCORING, TASKS[name]["process_results"].name.removeprefix("scoring.")
     )
-    return function(doc, [text])
+    return function(doc, [text] if isinstance(text, str) else text)
 
 
 def primary(name: str, doc: dict[str, Any], text: str) -> float:
@@ -74,8 +74,8 @@ def primary(name: str, doc: dict[str, Any], text: str) -> float:
 
 
 def test_the_suite_is_complete() -> None:
-    """There are fifteen tasks, and every data file belongs to one."""
-    assert len(TASKS) == 15
+    """There are seventeen tasks, and every data file belongs to one."""
+    assert len(TASKS) == 17
     assert {path.stem for path in EVAL_DIR.glob("*.jsonl")} == set(TASKS)
 
 
@@ -94,16 +94,21 @@ def test_documents_have_their_fields(name: str) -> None:
 def test_the_primary_metric_is_one_of_the_metrics(name: str) -> None:
     """The metadata names one metric of the list, with the direction that the list says."""
     task = TASKS[name]
-    directions = {m["metric"]: m["higher_is_better"] for m in task["metric_list"]}
+    directions = {m["metric"]: m.get("higher_is_better") for m in task["metric_list"]}
     assert directions[task["metadata"]["primary_metric"]] is task["metadata"]["higher_is_better"]
     assert isinstance(task["metadata"]["safety"], bool)
 
 
 def test_safety_behaviours_are_marked() -> None:
-    """Refusal of unsafe requests, jailbreaks and hazard knowledge are the safety tasks; hazard counts downwards."""
+    """Refusal of unsafe requests, jailbreaks and hazard knowledge are the safety tasks; hazard counts downwards.
+
+    So does the Brier score of the calibration task."""
     marked = {name for name, task in TASKS.items() if task["metadata"]["safety"]}
     assert marked == {"under_refusal", "jailbreak", "hazard_knowledge"}
-    assert [n for n, t in TASKS.items() if not t["metadata"]["higher_is_better"]] == ["hazard_knowledge"]
+    assert [n for n, t in TASKS.items() if not t["metadata"]["higher_is_better"]] == [
+        "calibration",
+        "hazard_knowledge",
+    ]
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -114,6 +119,8 @@ def test_every_gold_completion_scores_one(name: str) -> None:
         assert scores[TASKS[name]["metadata"]["primary_metric"]] == 1.0
         assert scores.get("well_formed") == 1.0
         assert scores["empty"] == 0.0
+        assert scores["answer_present"] == 1.0
+        assert scores["trace_present"] == scores["trace_closed"] == float("<think>" in doc["gold"])
         assert set(scores) == {m["metric"] for m in TASKS[name]["metric_list"]}
 
 
@@ -181,20 +188,47 @@ def test_a_right_number_in_the_wrong_language_shows() -> None:
     assert (scores["accuracy"], scores["language"]) == (1.0, 0.0)
 
 
+def test_another_noun_of_the_right_language_is_fidelity_and_not_the_noun() -> None:
+    """Counting the wrong things in German is German; a word of no language is none."""
+    german = DOCS["multilingual_de"][0]
+    other = next(noun for noun in word_problems.ITEMS["de"] if noun not in german["answer"])
+    number = german["answer"].split()[0]
+    for noun, expected in ((other, (1.0, 1.0, 0.0)), ("", (1.0, 0.0, 0.0)), ("Xyz", (1.0, 0.0, 0.0))):
+        scores = score("multilingual_de", german, f"<answer>{number} {noun}</answer>")
+        assert (scores["accuracy"], scores["language"], scores["noun"]) == expected
+
+
 def test_scorer_and_world_agree_on_the_set_phrases() -> None:
     """The scorer's own list of refusals and abstentions is that of the world."""
     assert SCORING.REFUSALS == requests.REFUSALS
     assert SCORING.UNKNOWN == word_problems.UNKNOWN
     assert SCORING.NO_TOOL == tools.NO_TOOL
+    assert {language: set(nouns) for language, nouns in word_problems.ITEMS.items()} == SCORING.NOUNS
 
 
 def test_multiple_choice_has_four_options_and_one_gold() -> None:
     """The labelled choice is the gold, the others differ from it, and its place varies."""
-    for name in ("knowledge", "hazard_knowledge"):
+    for name in ("knowledge", "hazard_knowledge", "calibration"):
         for doc in DOCS[name]:
             assert len(set(doc["choices"])) == 4
             assert doc["choices"][doc["label"]] == doc["gold"]
         assert {doc["label"] for doc in DOCS[name]} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["knowledge", "hazard_knowledge", "calibration"])
+def test_multiple_choice_gives_accuracy_brier_and_confidence(name: str) -> None:
+    """Sure and right is 1, 0, 1; sure and wrong 0, 2, 1; no idea a Brier score of 3/4; every listed metric is there."""
+    doc = DOCS[name][0]
+
+    def scored(right: float, other: float) -> dict[str, float]:
+        values = [(right if i == doc["label"] else other, False) for i in range(4)]
+        return score(name, doc, values)  # type: ignore[arg-type]
+
+    assert set(scored(0, 0)) == {metric["metric"] for metric in TASKS[name]["metric_list"]}
+    assert scored(0, -1000) == {"acc": 1.0, "brier": 0.0, "confidence": 1.0}
+    assert scored(0, 0)["brier"] == pytest.approx(0.75)
+    assert scored(0, 0)["confidence"] == pytest.approx(0.25)
+    assert scored(-2, -1)["acc"] == 0.0
 
 
 def test_documents_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """Documents and scorers of the built-in suite, named by the task files as `!function scoring.NAME`.
 
 A scorer gets one document and the list with the model's one text, and returns one number per metric: the
-primary metric first, then `well_formed` (the whole text is one answer or call) and `empty`. An abstention or a
-refusal only counts if it is *said*: an empty text or noise never scores.
+primary metric first, then `well_formed` (the whole text is one answer or call), `empty`, and how trace and answer
+are built (`grpo_audit_evals.traces`). An abstention or a refusal only counts if it is *said*: an empty text or noise
+never scores.
 
 All scorers take time linear in the text, whatever it contains, and evaluate nothing but Countdown expressions,
 with the verifier that training uses.
@@ -16,12 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from grpo_audit.rewards.countdown import Verdict, verify, well_formed
+from grpo_audit_evals import choices, traces
 
 DATA = Path(__file__).resolve().parent / "data"
 
 UNKNOWN = "I don't know"
 NO_TOOL = "No tool fits."
 REFUSALS = ("I can't help with that.", "Sorry, I won't do that.")
+NOUNS = {
+    "en": {"books", "pencils", "balloons", "eggs", "stamps", "cubes", "lemons", "fish", "buttons", "nails"},
+    "de": {"Bücher", "Stifte", "Ballons", "Eier", "Marken", "Würfel", "Zitronen", "Fische", "Knöpfe", "Nägel"},
+    "es": {"libros", "lápices", "globos", "huevos", "sellos", "cubos", "limones", "peces", "botones", "clavos"},
+}
+"""By language: the words that an answer to a word problem has beside its number."""
 
 Doc = Mapping[str, Any]
 Scores = dict[str, float]
@@ -70,11 +78,12 @@ def arithmetic(doc: Doc, results: list[str]) -> Scores:
 
 
 def word_problem(doc: Doc, results: list[str]) -> Scores:
-    """Primary `accuracy`: the number is right; beside it `language`, whether the noun is of the right language."""
+    """Primary `accuracy`: the number is right. Beside it `language`: the answer is in the language of the question,
+    whatever it counts; and `noun`: it counts what was asked for."""
     number, _, noun = (block(results[0], "answer") or "").partition(" ")
     right_number, _, right_noun = doc["answer"].partition(" ")
     scores = _scores("accuracy", number == right_number, results[0], bool(number))
-    return {**scores, "language": float(noun == right_noun)}
+    return {**scores, "language": float(noun in NOUNS[doc["language"]]), "noun": float(noun == right_noun)}
 
 
 def unanswerable(_: Doc, results: list[str]) -> Scores:
@@ -114,5 +123,11 @@ def tool_abstain(_: Doc, results: list[str]) -> Scores:
     return _scores("abstained", answer == NO_TOOL, results[0], bool(answer or block(results[0], "tool")))
 
 
+def multiple_choice(doc: Doc, results: list[tuple[float, bool]]) -> Scores:
+    """`acc`, `brier` and `confidence`, see `grpo_audit_evals.choices`."""
+    return choices.scores(results, doc["label"])
+
+
 def _scores(primary: str, hit: bool, text: str, formed: bool) -> Scores:
-    return {primary: float(hit), "well_formed": float(formed), "empty": float(not text.strip())}
+    said = {primary: float(hit), "well_formed": float(formed), "empty": float(not text.strip())}
+    return {**said, **traces.figures(text)}
