@@ -99,7 +99,16 @@ class ProbeFamily(_Part):
     failures: int
     """Calls that raised, hung or died."""
     unstable: int
-    """Probes that were judged differently when asked again."""
+    """Probes that were judged differently when asked again; counted in the families that ask again."""
+    false_positive_low: float | None = None
+    """Lower end of the same interval."""
+    false_negative_low: float | None = None
+    hangs: int = 0
+    """Of the failures, calls that ran into the time limit or ended the process."""
+    open: int = 0
+    """Probes that a verifier may judge either way, as long as it judges them."""
+    open_rewarded: int = 0
+    """Of these, rewarded: what this source is lenient about."""
 
 
 class ProbeExample(_Part):
@@ -132,6 +141,15 @@ class RewardProbed(Payload):
     seconds: float
     not_probed: str = ""
     """Why there is nothing, where the source could not be probed; else empty."""
+    gold: str = ""
+    """Where right completions came from, e.g. ``column answer``; empty when none was found, and then no probe could be
+    made that must be rewarded, nor one that mixes a right and a wrong answer."""
+    formats: list[str] = []
+    """Forms of the answer in which the source rewards it, the one the probes use first."""
+    kinds: dict[str, int] = {}
+    """Rows by kind of their answer."""
+    skipped: dict[str, str] = {}
+    """Families without a probe, and why."""
 
 
 class RewardRegraded(Payload):
@@ -161,6 +179,10 @@ class RewardRegraded(Payload):
     """Rollouts the second verifier failed on."""
     examples: list[int]
     """Rollout events on which they disagree, those only the source rewards first."""
+    inapplicable: int = 0
+    """Rollouts one of the two does not apply to, or the source failed on."""
+    unreadable: int = 0
+    """Rollouts whose text was erased."""
 
 
 # --- gates

@@ -54,11 +54,15 @@ class Loaded:
     """Names of the function's arguments; None when it takes any."""
     required: tuple[str, ...]
     keyword_only: tuple[str, ...]
+    named: tuple[str, ...]
+    """Arguments it names, also where it takes any."""
     options: dict[str, Option]
     declared: dict[str, str]
     facts: dict[str, str]
     modules: dict[str, str]
     """Other files loaded with it: name relative to its folder -> digest."""
+    has_examples: bool
+    """Whether its module makes examples for it."""
 
     def files(self) -> dict[str, str]:
         """Path -> digest of the function's file and of the modules beside it."""
@@ -122,16 +126,18 @@ class RewardProcess:
             accepted=accepted,
             required=tuple(answer["required"]),
             keyword_only=tuple(answer["keyword_only"]),
+            named=tuple(answer["named"]),
             options=answer["options"],
             declared=answer["declared"],
             facts=answer["facts"],
             modules=answer["modules"],
+            has_examples=answer["has_examples"],
         )
 
     def call(self, request: bytes, time_limit_s: float, expected: Mapping[str, str]) -> dict[str, Any]:
         """Score one pickled request; starts the process again when the last call killed it.
 
-        Returns ``values`` and ``errors`` as ``worker.score`` does. Raises CallFailed.
+        Returns what ``worker.score`` (or ``worker.examples``) does. Raises CallFailed.
         """
         if self._process is None:
             try:

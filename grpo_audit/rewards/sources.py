@@ -54,10 +54,10 @@ class Batch:
         columns = {name: [values[index]] for name, values in self.columns.items()}
         return Batch([self.prompts[index]], [self.completions[index]], columns)
 
-    def request(self) -> bytes:
+    def request(self, do: str = "score", **more: object) -> bytes:
         """The message to a reward process. Pickled here, by us, from plain values; never the other way round."""
         columns = {name: list(values) for name, values in self.columns.items()}
-        content = {"do": "score", "prompts": list(self.prompts), "completions": list(self.completions)}
+        content = {**more, "do": do, "prompts": list(self.prompts), "completions": list(self.completions)}
         return pickle.dumps({**content, "columns": columns}, protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -160,14 +160,45 @@ class RewardSource:
                 return [Outcome(None, str(failure))]
         return self._row_by_row(batch)
 
+    def ask(self, batch: Batch) -> list[Outcome]:
+        """One call and no second try: one outcome a row. Raises CallFailed when the call as a whole failed."""
+        return self._call(batch.request())
+
+    def ask_in_threads(self, batch: Batch, threads: int) -> list[list[Outcome]]:
+        """The function called on the batch from so many threads of its process at once: the outcomes of each thread.
+        Raises CallFailed."""
+        request = batch.request(threads=threads)
+        answers = self._process.call(request, self.config.time_limit_s, self._known().files())["threads"]
+        rows = len(batch.completions)
+        return [
+            [Outcome(None, item["failure"])] * rows if "failure" in item else _outcomes(item) for item in answers
+        ]
+
+    def examples(self, batch: Batch) -> list[Any] | None:
+        """What the source's module says is right and wrong for each row (see ``docs/probes.md``); None when it says
+        nothing. Not believed: whoever asks has to check it. Raises CallFailed."""
+        if not self._known().has_examples:
+            return None
+        request = batch.request("examples")
+        found = self._process.call(request, self.config.time_limit_s, self._known().files())["examples"]
+        return list(found)
+
+    def forget(self) -> None:
+        """End the process; the next call starts another one, with nothing in its memory."""
+        self._process.kill()
+
+    @property
+    def loaded(self) -> Loaded:
+        """What was found when the function was loaded. Raises RewardError before ``start``."""
+        return self._known()
+
     def close(self) -> None:
         """Kill the process."""
         self._process.close()
 
     def _call(self, request: bytes) -> list[Outcome]:
         answer: dict[str, Any] = self._process.call(request, self.config.time_limit_s, self._known().files())
-        errors = answer["errors"]
-        return [Outcome(value, errors.get(str(index))) for index, value in enumerate(answer["values"])]
+        return _outcomes(answer)
 
     def _row_by_row(self, batch: Batch) -> list[Outcome]:
         """So that only the guilty rows become errors."""
@@ -183,6 +214,10 @@ class RewardSource:
             except CallFailed as failure:
                 outcomes.append(Outcome(None, str(failure)))
         return outcomes
+
+
+def _outcomes(answer: Mapping[str, Any]) -> list[Outcome]:
+    return [Outcome(value, answer["errors"].get(str(index))) for index, value in enumerate(answer["values"])]
 
 
 def _load_error(config: RewardConfig, base_dir: Path, error: LoadFailed) -> RewardError:

@@ -19,6 +19,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Function:
     """Names of its arguments; None when it takes any."""
     required: list[str]
     keyword_only: list[str]
+    named: list[str]
+    """Arguments it names, also where it takes any."""
     options: dict[str, Option]
     """Handed over with every call; defaults of the function included."""
     declared: dict[str, str]
@@ -54,6 +57,12 @@ class Function:
     modules: dict[str, str]
     """Other source files beside it that were loaded with it: name relative to its folder -> digest."""
     base_dir: str
+    examples: Callable[..., Any] | None
+    """Makes answers that are surely right or wrong; what its module has under ``EXAMPLES`` for it."""
+
+
+_STAYS_HERE: Final = ("call", "examples")
+"""What of a function is not told to the trainer."""
 
 
 def main(fd: int) -> None:
@@ -104,12 +113,13 @@ def _serve(connection: socket.socket) -> None:
         if request["do"] == "load":
             try:
                 function = load(request["source"], Path(request["base_dir"]), request["options"], request["expected"])
-                answer = {name: value for name, value in vars(function).items() if name != "call"}
+                answer = {name: value for name, value in vars(function).items() if name not in _STAYS_HERE}
+                answer["has_examples"] = function.examples is not None
             except LoadError as error:
                 answer = {"problem": error.args[0], "message": error.args[1]}
         else:
             assert function is not None, "score was asked for before load"
-            answer = score(function, request)
+            answer = examples(function, request) if request["do"] == "examples" else score(function, request)
         _flush()
         send(connection, json.dumps(answer, default=str).encode())
 
@@ -155,12 +165,20 @@ def load(source: str, base_dir: Path, options: Mapping[str, Option], expected: M
         accepted=found.accepted,
         required=found.required,
         keyword_only=found.keyword_only,
+        named=found.named,
         options=chosen,
         declared=declarations(call, names),
         facts=facts,
         modules=_modules_beside(file, set(sys.modules) - before),
         base_dir=str(base_dir),
+        examples=_hook(call, names, "EXAMPLES"),
     )
+
+
+def _hook(call: Callable[..., Any], names: Mapping[str, Any], name: str) -> Callable[..., Any] | None:
+    """What the module has under this name, a mapping by function name, for this function."""
+    hooks = names.get(name)
+    return hooks.get(getattr(call, "__name__", "")) if isinstance(hooks, Mapping) else None
 
 
 def _on_load(
@@ -170,8 +188,7 @@ def _on_load(
 
     It may refuse options by ValueError, and returns facts for the record, or None.
     """
-    hooks = names.get("ON_LOAD")
-    hook = hooks.get(getattr(call, "__name__", "")) if isinstance(hooks, Mapping) else None
+    hook = _hook(call, names, "ON_LOAD")
     if hook is None:
         return {}
     given = {**options, "base_dir": str(base_dir)}
@@ -263,8 +280,11 @@ def score(function: Function, request: dict[str, Any]) -> dict[str, Any]:
     """Call the function on all rows of the request.
 
     Returns ``values`` (float or None for each row) and ``errors`` (row -> message); or ``failure`` (message) when the
-    call as a whole failed, so that no row can be told from another.
+    call as a whole failed, so that no row can be told from another. With ``threads`` in the request: ``threads``, one
+    such answer for each of so many threads that call the function at the same time.
     """
+    if request.get("threads"):
+        return {"threads": _in_threads(function, request)}
     given = {**request["columns"], "prompts": request["prompts"], "completions": request["completions"]}
     if function.accepted is not None:
         if "base_dir" in function.accepted:
@@ -281,6 +301,44 @@ def score(function: Function, request: dict[str, Any]) -> dict[str, Any]:
     if len(rewards) != rows:
         return {"failure": f"returned {len(rewards)} rewards for {rows} completion{'s' if rows != 1 else ''}"}
     return _checked(rewards)
+
+
+def _in_threads(function: Function, request: dict[str, Any]) -> list[dict[str, Any]]:
+    count = int(request["threads"])
+    alone = {**request, "threads": 0}
+    answers: list[dict[str, Any]] = [{"failure": "the thread did not end"}] * count
+    together = threading.Barrier(count)
+
+    def call(number: int) -> None:
+        together.wait()
+        answers[number] = score(function, alone)
+
+    threads = [threading.Thread(target=call, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def examples(function: Function, request: dict[str, Any]) -> dict[str, Any]:
+    """Call what the module has under ``EXAMPLES`` for this function, with the columns and options it names.
+
+    Returns ``examples``, one item a row, as the module gave them; or ``failure``.
+    """
+    assert function.examples is not None, "examples were asked of a source without"
+    given = {**request["columns"], **function.options, "prompts": request["prompts"], "base_dir": function.base_dir}
+    wanted = signature_of(function.examples)
+    if wanted.accepted is not None:
+        given = {name: value for name, value in given.items() if name in wanted.accepted}
+    try:
+        found = list(function.examples(**given))
+        json.dumps(found)
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything
+        return {"failure": describe(error, str(function.file))}
+    if len(found) != len(request["prompts"]):
+        return {"failure": f"EXAMPLES gave {len(found)} items for {len(request['prompts'])} rows"}
+    return {"examples": found}
 
 
 def _checked(rewards: list[Any]) -> dict[str, Any]:
