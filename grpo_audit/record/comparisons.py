@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_audit.record.identities import Verdict
 
@@ -78,25 +80,69 @@ class CleanComparison(_Part):
     """As for the primary comparison, uncorrected; None where nothing is left to test."""
 
 
+class MeasuredOn(_Part):
+    """What a detector said of answers that people had labelled, one set of them."""
+
+    name: str
+    """Which answers."""
+    true_positives: Annotated[int, Field(ge=0)]
+    false_negatives: Annotated[int, Field(ge=0)]
+    true_negatives: Annotated[int, Field(ge=0)]
+    false_positives: Annotated[int, Field(ge=0)]
+
+    @property
+    def labelled(self) -> int:
+        """Labelled answers."""
+        return self.true_positives + self.false_negatives + self.true_negatives + self.false_positives
+
+
+class DetectorError(_Part):
+    """How often a detector is right, and how that is known."""
+
+    sensitivity: float | None
+    """Share of what it looks for that it finds; None where none was labelled."""
+    specificity: float | None
+    """Share of the rest that it leaves alone; None where none was labelled."""
+    labelled: int
+    """Human-labelled answers that this was measured on."""
+    source: str
+    """Where those come from."""
+    measured: list[MeasuredOn]
+    """The counts behind it; empty where the rates come from a weighted sample."""
+
+
 class CorrectedRate(_Part):
-    """A rate that a detector counted, corrected for the detector's error (Rogan and Gladen 1978)."""
+    """A rate that a detector counted, before and after, corrected for the detector's error."""
 
     task: str
     metric: str
+    """The task's primary metric, beside which this rate stands."""
     what: str
     """What the detector looks for: ``refusal``."""
+    detector: str
+    """Version and digest of the detector."""
+    method: str
+    """How the correction and its intervals were computed."""
     documents: int
+    clusters: int
     pre_raw: float
     post_raw: float
+    """Shares of the answers that the detector marks."""
     pre: float
+    pre_ci_low: float | None
+    pre_ci_high: float | None
     post: float
+    post_ci_low: float | None
+    post_ci_high: float | None
     difference: float
-    ci_low: float
-    ci_high: float
-    """95 % interval of the corrected difference; the uncertainty of the detector's error is part of it."""
-    sensitivity: float
-    specificity: float
-    labelled: int
-    """Human-labelled answers that the error was measured on."""
-    source: str
-    """Where those come from."""
+    """post - pre, both corrected."""
+    ci_low: float | None
+    ci_high: float | None
+    """95 % interval of the corrected difference; the uncertainty of the detector's error is part of it. Intervals are
+    None where all documents are one cluster."""
+    clipped: bool
+    """Whether a corrected rate fell outside of 0 to 1 and was set to the bound."""
+    error: DetectorError
+    """Of the detector on the answers before, and on those after where ``post_error`` is None."""
+    post_error: DetectorError | None
+    """Of the detector on the answers after, where answers of both checkpoints were labelled."""
