@@ -11,10 +11,14 @@ import struct
 from pathlib import Path
 from typing import Any, Literal
 
+import made_up_checks
+
 from grpo_audit.config.run import RunConfig
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.record import events as e
 from grpo_audit.record.identity import bytes_digest, folder_files, weights_digest
+from grpo_audit.stats.evidence import read_figures
+from grpo_audit.stats.gates import check_gates
 
 HOSTILE = [
     "<script>alert(1)</script><think>3*4</think><answer>3*4+2</answer>",
@@ -83,6 +87,7 @@ def _config(steps: int, prompts: int, group_size: int, seed: int) -> RunConfig:
             "sampling": {"group_size": group_size, "prompts_per_step": prompts, "max_completion_tokens": 64},
             "training": {"steps": steps, "learning_rate": 6e-5, "snapshot_every": 3},
             "governance": {"owner": "A. Person", "purpose": "<b>tests</b>"},
+            **made_up_checks.SECTIONS,
         }
     )
 
@@ -188,6 +193,9 @@ class _Run:
             location="recipe.yaml",
         )
         self.add((registration, {}), (artifact, {"text": source.encode()}), (kept, {}))
+        tasks = self._plan().tasks
+        self.add((made_up_checks.decontamination(tasks, registration.prompts.digest, HOSTILE[1]), {}))
+        self.add(*made_up_checks.probes(rewards, HOSTILE[0]))
 
     def _prompt_set(self) -> e.PromptSetIdentity:
         return e.PromptSetIdentity(
@@ -425,6 +433,8 @@ class _Run:
         save_model(self.folder / "model", fill=99)
         trained = self._identity(self.folder / "model", "model")
         self.add((e.ModelSaved(location="model", model=trained), {}))
+        rollouts = [event.seq for event in self.project.events(self.run_id, kinds=[e.EventKind.ROLLOUT])]
+        self.add((made_up_checks.regrade("accuracy", digest("second"), rollouts[:3]), {}))
         self.evaluate("post", trained.weights_digest)
         self.add((self._comparison(trained.weights_digest), {}))
         evidence = [event.seq for event in self.project.events(self.run_id, kinds=[e.EventKind.STEP])][:3]
@@ -434,6 +444,7 @@ class _Run:
             ("reward-errors", e.Severity.INFO, HOSTILE[3]),
         ):
             self.add((e.Finding(rule=rule, severity=severity, message=message, evidence=evidence), {}))
+        self.add((check_gates(self.config.gates, read_figures(self.project, self.run_id)), {}))
         counts = {kind.value: count for kind, count in self.project.counts(self.run_id).items()}
         self.add(
             (
@@ -456,6 +467,7 @@ class _Run:
             post_weights=post_weights,
             alpha=0.05,
             tasks=[self._compare(*task) for task in TASKS],
+            **made_up_checks.beside(self._plan().tasks),
         )
 
     def _compare(self, task: str, behaviour: str, metric: str, safety: bool, *_: float) -> e.TaskComparison:

@@ -14,6 +14,7 @@ from grpo_audit.catalogue.run import read_run
 from grpo_audit.ledger.project import Project
 from grpo_audit.ledger.runs import RunOverview
 from grpo_audit.ledger.tables import CheckpointRow, RunRow, RunStateRow
+from grpo_audit.record.audits import Decontamination, GatesChecked, RewardProbed, RewardRegraded
 from grpo_audit.record.events import (
     Annotation,
     Artifact,
@@ -29,7 +30,7 @@ from grpo_audit.record.events import (
     Snapshot,
     Step,
 )
-from grpo_audit.report import examples
+from grpo_audit.report import checks, examples
 from grpo_audit.report.budget import budget
 from grpo_audit.report.coverage import coverage, standard_rows
 from grpo_audit.report.evidence import Evidence, Fact, Source, derived, measured, series
@@ -76,6 +77,8 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
     tasks = {(entry.payload.phase, entry.payload.task): entry for entry in reader.entries(EvalTask)}
     steps = read_steps(reader.entries(Step))
     released = release(registered, tasks, comparison, saved)
+    held = checks.gates(registered, config, reader.newest(GatesChecked))
+    audit = checks.reward_audit(reader, list(reader.entries(RewardProbed)), list(reader.entries(RewardRegraded)))
     trained = training(steps, config.training.steps)
     described = method(registered, config)
     rewards = reward_sources(registered, _source_texts(reader, artifacts))
@@ -92,8 +95,22 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
     return ReportData(
         header=_header(reader, run, registered, state_source),
         notice=notice(registered),
-        verdict=verdict_box(run, state_source, seal, released, comparison, verification, reader.project.head),
+        verdict=verdict_box(
+            run,
+            state_source,
+            seal,
+            released,
+            comparison,
+            held,
+            checks.audit_sentence(audit),
+            verification,
+            reader.project.head,
+        ),
         release=released,
+        gates=held,
+        beside=checks.beside(comparison),
+        contamination=checks.contamination(reader.newest(Decontamination), comparison, config),
+        audit=audit,
         training=trained,
         rollouts=examples.rollout_examples(reader, session, trained.series),
         flipped=examples.flipped_examples(reader, session, comparison),

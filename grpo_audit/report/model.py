@@ -11,6 +11,7 @@ from enum import StrEnum
 from grpo_audit.ledger.runs import RunState
 from grpo_audit.record.events import Severity
 from grpo_audit.report.evidence import Fact, Source
+from grpo_audit.report.model_checks import Beside, Contamination, Gates, RewardAudit
 from grpo_audit.report.visible import Excerpt
 
 
@@ -466,6 +467,10 @@ class ReportData:
     notice: Fact
     verdict: VerdictBox
     release: Release
+    gates: Gates
+    beside: Beside
+    contamination: Contamination
+    audit: RewardAudit
     training: Training
     rollouts: tuple[RolloutExample, ...]
     flipped: tuple[FlippedExample, ...]

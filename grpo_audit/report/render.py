@@ -33,6 +33,8 @@ PACKAGE = "grpo_audit_templates"
 
 SECTIONS: tuple[tuple[str, str], ...] = (
     ("release", "Release results"),
+    ("gates", "Gates"),
+    ("beside", "Beside the headline"),
     ("findings", "Findings"),
     ("training", "Training"),
     ("examples", "Examples"),
@@ -40,6 +42,8 @@ SECTIONS: tuple[tuple[str, str], ...] = (
     ("rewards", "Rewards"),
     ("prompts", "Prompts"),
     ("rejected", "Rejected samples"),
+    ("exploits", "Known exploits"),
+    ("contamination", "Contamination"),
     ("budget", "Budget"),
     ("lineage", "Lineage"),
     ("environment", "Environment"),

@@ -8,8 +8,10 @@ from grpo_audit.catalogue.reader import Entry
 from grpo_audit.ledger.memory import Head
 from grpo_audit.ledger.runs import RunOverview, RunState
 from grpo_audit.record.events import Comparison, RunSealed, Verdict
+from grpo_audit.report.checks import gate_sentence
 from grpo_audit.report.evidence import Evidence, Source, nothing
 from grpo_audit.report.model import Release, Standing, Statement, VerdictBox
+from grpo_audit.report.model_checks import Gates
 from grpo_audit.report.numbers import duration, whole
 from grpo_audit.report.release import outcome
 from grpo_audit.report.visible import shortened
@@ -26,8 +28,10 @@ LIMITS = (
     "“No regression beyond the margin” means within the margin that was fixed, not without any change.",
     "Rewards are what the reward sources said, not what a person would have said; see their source text above.",
     "Values marked as declared were said by a person and checked by nobody here.",
-    "FLOP are derived from token counts; energy was not measured.",
-    "No check of the prompts against the evaluation documents is recorded for this run.",
+    "FLOP are derived from token counts.",
+    "The check for contamination finds copies, rewordings that keep runs of words, and translations that keep numbers; "
+    "nothing that was put into other words. What the base model saw before this run is not known to it.",
+    "Probes show holes of the kinds they look for; a reward without a finding is not a reward without a hole.",
     "Examples are picked by rule and are few; the record holds all of them.",
 )
 """What the report as a whole does not show."""
@@ -39,15 +43,18 @@ def verdict_box(
     seal: Entry[RunSealed] | None,
     release: Release,
     comparison: Entry[Comparison] | None,
+    gates: Gates,
+    exploits: str,
     verification: VerifyReport | None,
     head: Head,
 ) -> VerdictBox:
-    """Three statements, the problems found, and what is not shown. ``head`` is the record's as the report read it."""
+    """Three statements, the problems found, and what is not shown. ``head`` is the record's as the report read it,
+    ``exploits`` what the reader must know of the rewards."""
     checks = verification.checks if verification else []
     return VerdictBox(
         record=_record(verification, head),
         run=_run(run, run_source, seal),
-        release=_release(release, comparison),
+        release=_release(release, comparison, gates, exploits),
         problems=tuple(f"({check.number}) {check.name}: {check.detail}" for check in checks if not check.ok),
         checks=tuple((check.number, check.name, check.outcome.value, check.detail) for check in checks),
         not_shown=tuple(verification.not_shown) if verification else UNVERIFIED,
@@ -117,14 +124,21 @@ def _run(run: RunOverview, source: Source, seal: Entry[RunSealed] | None) -> Sta
     return Statement("Run", "Not sealed", Standing.OPEN, "", sentence, source)
 
 
-def _release(release: Release, comparison: Entry[Comparison] | None) -> Statement:
-    source = Source(Evidence.DERIVED, (comparison.seq,) if comparison else (), note="counted from the comparison")
-    sentence = outcome(release)
-    if comparison is None:
-        return Statement("Release", "Not compared", Standing.OPEN, "", sentence, source)
+def _release(release: Release, comparison: Entry[Comparison] | None, gates: Gates, exploits: str) -> Statement:
+    seqs = [comparison.seq] if comparison else []
+    seqs += [seq for row in gates.rows for seq in row.source.seqs[:2]]
+    source = Source(Evidence.DERIVED, tuple(dict.fromkeys(seqs)), note="counted from the comparison and the gates")
+    sentence = " ".join(part for part in (outcome(release), gate_sentence(gates), exploits) if part)
+    badge = {True: "gates hold", False: "gates fail", None: ""}[gates.passed]
     verdicts = {row.verdict for row in release.rows}
-    if Verdict.REGRESSED in verdicts:
-        return Statement("Release", "Regression found", Standing.BAD, "", sentence, source)
-    if Verdict.INCONCLUSIVE in verdicts or None in verdicts:
-        return Statement("Release", "Partly inconclusive", Standing.OPEN, "", sentence, source)
-    return Statement("Release", "No regression found", Standing.GOOD, "", sentence, source)
+    if comparison is None:
+        word, standing = "Not compared", Standing.OPEN
+    elif Verdict.REGRESSED in verdicts:
+        word, standing = "Regression found", Standing.BAD
+    elif Verdict.INCONCLUSIVE in verdicts or None in verdicts:
+        word, standing = "Partly inconclusive", Standing.OPEN
+    else:
+        word, standing = "No regression found", Standing.GOOD
+    if gates.passed is False:
+        standing = Standing.BAD
+    return Statement("Release", word, standing, badge, sentence, source)
