@@ -24,6 +24,7 @@ from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.prompts.canonical import index_lines
 from grpo_audit.prompts.loading import PromptSet, load
 from grpo_audit.record import events as e
+from grpo_audit.record.audits import ControlOutcome, DocumentOverlap, TaskContamination
 from grpo_audit.record.environment import Accelerator, environment
 from grpo_audit.record.identity import bytes_digest
 from grpo_audit.rewards.runner import RewardRunner
@@ -79,6 +80,20 @@ RECIPE: dict[str, Any] = {
     ],
 }
 DOCUMENTS = 30
+FLAGGED = 6
+"""Documents of the task ``words`` that a prompt overlaps with."""
+PROTOCOL = json.dumps(
+    {
+        "harness": "ours",
+        "tasks": {
+            "words": {"config": {"metric_list": [{"metric": "speed", "higher_is_better": True}]}},
+            "lengths": {"config": {"metric_list": [{"metric": "length", "higher_is_better": False}]}},
+        },
+    },
+    sort_keys=True,
+    indent=1,
+).encode()
+"""The evaluation protocol, as much of it as is read."""
 
 
 def furnish(folder: Path, sections: dict[str, Any]) -> Resolved:
@@ -185,7 +200,7 @@ class _Run:
         )
         texts = [("reward source", name, text) for name, text in self.rewards.source_texts().items()]
         texts += [("prompt index", "prompts.jsonl", index_lines(self.prompts.rows))]
-        texts += [("evaluation protocol", "protocol.json", b"protocol")]
+        texts += [("evaluation protocol", "protocol.json", PROTOCOL)]
         artifacts = [
             (
                 e.Artifact(
@@ -232,7 +247,7 @@ class _Run:
             for task in ("words", "lengths")
         ]
         return e.EvaluationPlan(
-            suite="suite", harness="ours", protocol_digest=bytes_digest(b"protocol"), alpha=settings.alpha, tasks=tasks
+            suite="suite", harness="ours", protocol_digest=bytes_digest(PROTOCOL), alpha=settings.alpha, tasks=tasks
         )
 
     def document(self, task: str, number: int) -> str:
@@ -253,7 +268,7 @@ class _Run:
                 empty_rate=0.0,
                 truncated_rate=sum(payload.finish_reason == "length" for payload, _ in samples) / DOCUMENTS,
                 weights_digest=bytes_digest(b"base" if phase == "pre" else b"trained"),
-                protocol_digest=bytes_digest(b"protocol"),
+                protocol_digest=bytes_digest(PROTOCOL),
                 seconds=1.0,
             )
             self.add(*samples, (done, {}))
@@ -273,11 +288,56 @@ class _Run:
             prompt_hash=bytes_digest(prompt),
             target="t",
             prediction="p",
-            metrics={task.metric: figures[task.metric]},
-            completion_tokens=4,
+            metrics={task.metric: figures[task.metric], "speed": round(rng.gauss(1 + better, 0.4), 6)}
+            | ({"even": float(number % 2 == 0)} if task.task == "words" else {}),
+            completion_tokens=rng.randint(3, 9) + 3 * (phase == "post"),
             finish_reason="length" if number == 3 else "stop",
         )
         return payload, {"prompt": prompt, "response": response}
+
+    def decontaminate(self) -> None:
+        """The first documents of one task share words with a prompt; one of another has a prompt's numbers only."""
+        overlaps = [
+            DocumentOverlap(
+                task=task,
+                doc_id=f"d{number}",
+                how=how,
+                coverage=coverage,
+                contaminated=coverage > 0.5,
+                prompts=1,
+                examples=["p0"],
+            )
+            for task, number, how, coverage in [
+                *(("words", number, "words", 0.3 + 0.1 * number) for number in range(FLAGGED)),
+                ("lengths", 1, "numbers only: a translation, or a coincidence", 0.0),
+            ]
+        ]
+        tasks = [
+            TaskContamination(
+                task=task.task,
+                documents=DOCUMENTS,
+                documents_digest=task.documents_digest,
+                contaminated=sum(item.contaminated for item in overlaps if item.task == task.task),
+                flagged=sum(item.coverage > 0 for item in overlaps if item.task == task.task),
+                numbers_only=sum(item.coverage == 0 for item in overlaps if item.task == task.task),
+                untestable=0,
+            )
+            for task in self.plan().tasks
+        ]
+        found = e.Decontamination(
+            method="words",
+            prompts_digest=self.prompts.identity.digest,
+            prompts=len(self.prompts.rows),
+            words=20,
+            prompts_contaminated=1,
+            prompts_flagged=1,
+            tasks=tasks,
+            overlaps=overlaps,
+            controls=[ControlOutcome(name="planted", planted=5, found=5, expected=5)],
+            valid=True,
+            seconds=0.1,
+        )
+        self.add((found, {}))
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -376,6 +436,7 @@ def build_true_record(path: Path, *, interrupted: bool = False, **sections: Any)
     ):
         run = _Run(resolved, project, prompts, rewards)
         run.register()
+        run.decontaminate()
         run.evaluate("pre")
         run.train(interrupted)
         run.finish()

@@ -1,37 +1,21 @@
-"""Comparison of any two evaluations in a record: two phases of a run, or the same phase of two runs."""
+"""Comparison of any two evaluations: two phases of a run, the same phase of two runs, or anything else evaluated."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grpo_audit.errors import ComparisonError
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import (
-    Comparison,
-    EvalSample,
-    EvalTask,
-    EvaluationPlan,
-    EventKind,
-    Finding,
-    Phase,
-    RunRegistered,
-)
-from grpo_audit.stats.paired import Side, compare
+from grpo_audit.record.events import Comparison, Finding, Phase
+from grpo_audit.stats.evaluated import Evaluated, read_evaluation
+from grpo_audit.stats.paired import compare
+from grpo_audit.stats.protocol import directions, protocol_difference
 
+__all__ = ["Evaluated", "Flip", "RunComparison", "against", "compare_evaluations", "compare_runs", "read_evaluation"]
 
-@dataclass(frozen=True)
-class Evaluated:
-    """One phase of one run, as the record has it."""
-
-    run_id: str
-    phase: Phase
-    plan: EvaluationPlan
-    side: Side
-    sequence: Mapping[tuple[str, str], int]
-    """By task and document id: sequence number of the sample."""
+_NAMED = 3
+"""Differences of protocols that a refusal names."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +30,9 @@ class Flip:
     target: str
     pre_prediction: str
     post_prediction: str
-    pre_seq: int
-    """Events to look the full texts up in: content ``prompt`` and ``response``."""
-    post_seq: int
+    pre_seq: int | None
+    """Events to look the full texts up in: content ``prompt`` and ``response``. None for what is in no record."""
+    post_seq: int | None
 
 
 @dataclass(frozen=True)
@@ -61,86 +45,92 @@ class RunComparison:
     """Documents that got worse first, each in the order of the suite."""
 
 
+@dataclass(frozen=True)
+class Against:
+    """What became of the comparison with one other run."""
+
+    run_id: str
+    """The other run; the one at hand is what it is compared with."""
+    result: RunComparison | None
+    refused: str
+    """Why there is none, in words; else empty."""
+
+
 def compare_runs(
     project: Project, first: str, second: str, *, first_phase: Phase = "post", second_phase: Phase = "post"
 ) -> RunComparison:
     """Compare an evaluation of one run with that of another (or of the same run, in another phase).
 
-    Margins and level are those that the second run fixed before its step 0.
+    Margins and level are those that the second run fixed before its step 0. The clean subset is that of the recorded
+    contamination checks: without the documents that overlap with the prompts of either run.
 
     Raises:
-        ComparisonError: A run has no such evaluation, or an unfinished one, or protocol, documents or prompts differ.
+        ComparisonError: A run has no such evaluation, or an unfinished one, or protocol, documents or prompts differ;
+            the message says in what.
     """
-    before = read_evaluation(project, first, first_phase)
-    after = read_evaluation(project, second, second_phase)
-    if before.plan.protocol_digest != after.plan.protocol_digest:
-        raise ComparisonError(
-            f"runs {first} and {second} were evaluated under different protocols",
-            found=f"{after.plan.protocol_digest[:19]}... ({after.plan.harness}, suite {after.plan.suite})",
-            expected=f"{before.plan.protocol_digest[:19]}... ({before.plan.harness}, suite {before.plan.suite})",
-            next_step="Evaluate both again with the same suite and the same version of the harness",
-        )
-    result = compare(after.plan, before.side, after.side)
+    return compare_evaluations(
+        read_evaluation(project, first, first_phase), read_evaluation(project, second, second_phase)
+    )
+
+
+def compare_evaluations(before: Evaluated, after: Evaluated) -> RunComparison:
+    """Pair two evaluations under the plan of the second. Raises ComparisonError naming what differs."""
+    check_protocols(before, after)
+    result = compare(
+        after.plan,
+        before.side,
+        after.side,
+        flagged=_flagged(before, after),
+        directions=directions(after.protocol or before.protocol),
+    )
     return RunComparison(result.comparison, result.findings, _flips(before, after))
 
 
-def read_evaluation(project: Project, run_id: str, phase: Phase) -> Evaluated:
-    """Everything the record holds of one evaluation. Raises ComparisonError when a task of the plan is missing."""
-    plan = _plan(project, run_id)
-    samples: dict[str, list[EvalSample]] = defaultdict(list)
-    responses: dict[str, dict[str, str]] = defaultdict(dict)
-    sequence: dict[tuple[str, str], int] = {}
-    done: dict[str, tuple[int, EvalTask]] = {}
-    erased = False
-    for event in project.events(run_id=run_id, kinds={EventKind.EVAL_SAMPLE, EventKind.EVAL_TASK}):
-        payload = event.payload
-        if isinstance(payload, EvalTask) and payload.phase == phase:
-            done[payload.task] = (event.seq, payload)
-        elif isinstance(payload, EvalSample) and payload.phase == phase:
-            samples[payload.task].append(payload)
-            sequence[payload.task, payload.doc_id] = event.seq
-            response = project.content(event.seq, "response")
-            erased = erased or response is None
-            responses[payload.task][payload.doc_id] = hashlib.sha256(response or b"").hexdigest()
-    _check_finished(run_id, phase, plan, done)
-    weights = {task.weights_digest for _, task in done.values()}
-    protocols = {task.protocol_digest for _, task in done.values()}
-    if len(weights) != 1 or len(protocols) != 1:
+def against(project: Project, run_id: str, others: Sequence[str]) -> list[Against]:
+    """Compare the trained weights of other runs (first) with those of a run (second), one entry each, in order.
+
+    A run that cannot be compared has the reason in place of figures. Raises ComparisonError when the run itself has no
+    finished evaluation.
+    """
+    own = read_evaluation(project, run_id, "post")
+    found: list[Against] = []
+    for other in others:
+        try:
+            result = compare_evaluations(read_evaluation(project, other, "post"), own)
+        except ComparisonError as error:
+            found.append(Against(other, None, str(error)))
+        else:
+            found.append(Against(other, result, ""))
+    return found
+
+
+def check_protocols(before: Evaluated, after: Evaluated) -> None:
+    """Raises ComparisonError naming the first differences, when the two were made under different protocols."""
+    if before.side.protocol == after.side.protocol == after.plan.protocol_digest:
+        return
+    what = f"{before.run_id} and {after.run_id} were evaluated under different protocols"
+    next_step = "Evaluate both again with the same suite and the same version of the harness"
+    if before.protocol is None or after.protocol is None:
+        missing = before.run_id if before.protocol is None else after.run_id
         raise ComparisonError(
-            f"the {phase} evaluation of run {run_id} mixes weights or protocols",
-            found=", ".join(sorted(item[:19] for item in weights | protocols)),
-            expected="one of each",
+            f"{what}, and in what they differ cannot be told: the record does not hold the protocol of {missing}",
+            found=f"{after.side.protocol[:19]}... ({after.plan.harness}, suite {after.plan.suite})",
+            expected=f"{before.side.protocol[:19]}... ({before.plan.harness}, suite {before.plan.suite})",
+            next_step=next_step,
         )
-    side = Side(
-        weights=weights.pop(),
-        protocol=protocols.pop(),
-        samples=samples,
-        responses=None if erased else responses,
-        evidence=tuple(seq for seq, _ in done.values()),
-    )
-    return Evaluated(run_id, phase, plan, side, sequence)
+    differences = protocol_difference(before.protocol, after.protocol)
+    named = "; ".join(differences[:_NAMED])
+    more = len(differences) - _NAMED
+    raise ComparisonError(f"{what}: {named}{f'; and {more} more differences' if more > 0 else ''}", next_step=next_step)
 
 
-def _plan(project: Project, run_id: str) -> EvaluationPlan:
-    registered = project.last(run_id, EventKind.RUN_REGISTERED)
-    if registered is None or not isinstance(registered.payload, RunRegistered):
-        raise ComparisonError(
-            f"there is no run {run_id} in {project.name}", next_step="List them with: grpo-audit runs"
-        )
-    plan = registered.payload.evaluation
-    if plan is None:
-        raise ComparisonError(f"run {run_id} was registered without an evaluation, so it cannot be compared")
-    return plan
-
-
-def _check_finished(run_id: str, phase: Phase, plan: EvaluationPlan, done: Mapping[str, tuple[int, EvalTask]]) -> None:
-    missing = [task.task for task in plan.tasks if task.task not in done]
-    if missing:
-        raise ComparisonError(
-            f"the {phase} evaluation of run {run_id} is not complete",
-            found=f"{len(done)} of {len(plan.tasks)} tasks; the first missing one is {missing[0]}",
-            next_step="Finish it with: grpo-audit run --resume",
-        )
+def _flagged(before: Evaluated, after: Evaluated) -> Mapping[str, frozenset[str]] | None:
+    """Flagged by either, for the tasks that were checked by either; None when neither was checked."""
+    checks = [side.flagged for side in (before, after) if side.flagged is not None]
+    if not checks:
+        return None
+    tasks = [task.task for task in after.plan.tasks if any(task.task in check for check in checks)]
+    return {task: frozenset[str]().union(*(check.get(task, frozenset()) for check in checks)) for task in tasks}
 
 
 def _flips(before: Evaluated, after: Evaluated) -> tuple[Flip, ...]:
@@ -162,8 +152,8 @@ def _flips(before: Evaluated, after: Evaluated) -> tuple[Flip, ...]:
                         target=sample.target,
                         pre_prediction=sample.prediction,
                         post_prediction=other.prediction,
-                        pre_seq=before.sequence[place],
-                        post_seq=after.sequence[place],
+                        pre_seq=before.sequence.get(place),
+                        post_seq=after.sequence.get(place),
                     )
                 )
     return tuple(sorted(found, key=lambda flip: flip.improved))

@@ -12,6 +12,7 @@ from true_record import Lie, resealed
 
 from grpo_audit.ledger.project import NewEvent
 from grpo_audit.record import events as e
+from grpo_audit.stats.paired import Side, compare_earlier
 from grpo_audit.verify.l0 import verify
 from grpo_audit.verify.verdict import Check, Outcome
 
@@ -79,6 +80,28 @@ def moved_tasks(tasks: list[Any], place: int, **fields: Any) -> list[Any]:
     return [task.model_dump() | (fields if position == place else {}) for position, task in enumerate(tasks)]
 
 
+def as_before_secondary_metrics(events: list[NewEvent]) -> None:
+    """The record as an earlier version would have written it: no contamination check, and the statistics of then."""
+    place, registered, content = first(events, e.RunRegistered)
+    config = {name: value for name, value in registered.config.items() if name not in NEWER_SECTIONS}
+    events[place] = NewEvent(registered.model_copy(update={"config": config}), events[place].run_id, content)
+    del events[first(events, e.Decontamination)[0]]
+    sides = []
+    for phase in ("pre", "post"):
+        samples: dict[str, list[e.EvalSample]] = {}
+        for new in events:
+            if isinstance(new.payload, e.EvalSample) and new.payload.phase == phase:
+                samples.setdefault(new.payload.task, []).append(new.payload)
+        weights = first(events, e.EvalTask, lambda it, phase=phase: it.phase == phase)[1].weights_digest
+        sides.append(Side(weights, registered.evaluation.protocol_digest, samples))
+    place = first(events, e.Comparison)[0]
+    then = compare_earlier(registered.evaluation, *sides).comparison
+    events[place] = NewEvent(then, events[place].run_id, {})
+
+
+NEWER_SECTIONS = ("decontamination", "probes", "gates")
+
+
 def moved_update(step: Any, **fields: Any) -> dict[str, Any]:
     """The first update of a step changed."""
     return {"updates": [step.updates[0].model_dump() | fields, *(item.model_dump() for item in step.updates[1:])]}
@@ -123,6 +146,23 @@ def rewarded(rollout: Any) -> bool:
     """Has a reward by the second source, too."""
     return rollout.used and rollout.rewards["short"] is not None and rollout.completion_tokens > 2
 
+
+PARTS: dict[str, dict[str, Any]] = {
+    "secondary": {
+        "metric": "spead", "behaviour": "tool use", "higher_is_better": True, "documents": 31, "pre": 0.9, "post": 0.1,
+        "difference": 0.4, "ci_low": -0.01, "ci_high": 0.99, "p": 0.6, "p_adjusted": 0.9, "method": "looked at",
+        "gained": 29, "lost": 3, "changed": True,
+    },
+    "lengths": {
+        "documents": 31, "pre_mean": 5.0, "post_mean": 4.5, "pre_median": 1.0, "post_median": 2.0, "p_shift": 0.5,
+        "p_distribution": 0.5, "matched_documents": 0, "matched_difference": 0.123,
+    },
+    "clean": {
+        "clean": 30, "flagged": 0, "pre": 0.9, "post": 0.1, "difference": 0.4, "ci_low": -0.01, "ci_high": 0.99,
+        "p": 0.6, "method": "looked at", "flagged_pre": 0.9, "flagged_post": 0.1, "verdict": "improved",
+    },
+}  # fmt: skip
+"""By part of a comparison: a field of its first entry, and what it is changed to."""
 
 LIES: dict[str, tuple[int, Lie]] = {
     # (20)
@@ -229,6 +269,31 @@ LIES: dict[str, tuple[int, Lie]] = {
             "verdict": "no discordant pairs", "safety": True, "method": "looked at",
         }.items()
     },
+    **{
+        f"{part}, {name}": (29, changes(e.Comparison, lambda it, part=part, name=name, value=value: {
+            part: moved_tasks(getattr(it, part), 0, **{name: value})}))
+        for part, fields in PARTS.items()
+        for name, value in fields.items()
+    },
+    **{
+        f"no {part}": (29, changes(e.Comparison, lambda _, part=part: {part: []}))
+        for part in ("secondary", "lengths", "clean")
+    },
+    "no new part at all": (29, changes(e.Comparison, lambda _: {"secondary": [], "lengths": [], "clean": []})),
+    "a secondary metric left out": (
+        29, changes(e.Comparison, lambda it: {"secondary": moved_tasks(it.secondary[1:], 0)})
+    ),
+    "an overlap left out": (
+        29, changes(e.Decontamination, lambda it: {"overlaps": moved_tasks(it.overlaps[1:], 0)})
+    ),
+    "a control that failed": (29, changes(e.Decontamination, lambda _: {"valid": False})),
+    "length of an answer": (
+        29, changes(e.EvalSample, lambda it: {"completion_tokens": it.completion_tokens + 40})
+    ),
+    "direction of a secondary metric": (
+        29, rewrites(e.Artifact, "text", lambda data: data.replace(b"true", b"false"),
+                     lambda it: it.role == "evaluation protocol")
+    ),
     # (30)
     "a finding left out": (30, without(e.Finding)),
     "severity of a finding": (30, changes(e.Finding, lambda _: {"severity": "info"})),
@@ -258,3 +323,25 @@ def test_resealing_alone_changes_nothing(told: list[NewEvent], tmp_path: Path, l
     """The copy without a lie passes: the failures above are the lies' own."""
     record = resealed(told, tmp_path / "record.db", lambda _: None)
     assert [check.detail for check in level_1(record).values() if check.outcome is not Outcome.PASSED] == []
+
+
+def test_a_record_of_before_verifies_as_it_was(told: list[NewEvent], tmp_path: Path, level_1: Level1) -> None:
+    """A comparison without the new parts, made by the statistics of then, passes (29) in a record of then."""
+    record = resealed(told, tmp_path / "record.db", as_before_secondary_metrics)
+    check = level_1(record, rewards=False)[29]
+    assert check.outcome is Outcome.PASSED, check.detail
+
+
+@pytest.mark.parametrize("field", ["ci_low", "minimum_detectable", "method"])
+def test_a_lie_in_a_record_of_before_is_found(
+    field: str, told: list[NewEvent], tmp_path: Path, level_1: Level1
+) -> None:
+    """Its figures are computed again by the statistics of then: today's would not be accepted either."""
+
+    def lie(events: list[NewEvent]) -> None:
+        today = first(events, e.Comparison)[1].tasks[0]
+        as_before_secondary_metrics(events)
+        changes(e.Comparison, lambda it: {"tasks": moved_tasks(it.tasks, 0, **{field: getattr(today, field)})})(events)
+
+    record = resealed(told, tmp_path / "record.db", lie)
+    assert level_1(record, rewards=False)[29].outcome is Outcome.FAILED

@@ -140,7 +140,10 @@ class _Procedure:
             case e.EvalTask():
                 self._evaluation.task(item.event.seq, payload)
             case e.Comparison():
-                self._comparison.check(item.event.seq, payload, self._evaluation)
+                protocol = self._texts.get("evaluation protocol", "protocol.json")
+                self._comparison.check(item.event.seq, payload, self._evaluation, protocol)
+            case e.Decontamination():
+                self._comparison.contamination(payload)
             case e.ModelSaved():
                 self._trained = True
             case e.RunSealed():
@@ -155,7 +158,7 @@ class _Procedure:
         if self._config is not None:
             check_registration(registered, self._config, tally)
         self._evaluation = EvaluationCheck(registered, self._tallies[28])
-        self._comparison = ComparisonCheck(registered.evaluation, self._tallies[29])
+        self._comparison = ComparisonCheck(registered, self._tallies[29])
 
     def _train(self) -> _Training:
         """Made at the first event of training: by then every text is recorded."""
