@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "verify": "verify:verify",
     "replay": "replay:replay",
     "compare": "compare:compare",
+    "refusals": "refusals:refusals",
     "gate": "gate:gate",
     "coverage": "coverage:coverage",
     "bundle": "bundle:bundle",

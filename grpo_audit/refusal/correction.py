@@ -184,9 +184,9 @@ def _drawn_shares(marked: Marked, random: np.random.RandomState) -> Floats:
     the number of documents.
     """
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for cluster, before, after in zip(marked.clusters, marked.pre, marked.post, strict=True):
+    for cluster, was, is_now in zip(marked.clusters, marked.pre, marked.post, strict=True):
         row = sums[cluster]
-        row[0], row[1], row[2] = row[0] + 1, row[1] + int(before), row[2] + int(after)
+        row[0], row[1], row[2] = row[0] + 1, row[1] + int(was), row[2] + int(is_now)
     kinds = Counter(tuple(row) for row in sums.values())
     size = np.full(DRAWS, 0.0)
     hits = np.zeros((DRAWS, 2))
@@ -198,7 +198,8 @@ def _drawn_shares(marked: Marked, random: np.random.RandomState) -> Floats:
         weight = random.standard_gamma(_PRIOR, size=DRAWS)
         size += weight
         hits += weight[:, None] * cell
-    return hits / size[:, None]
+    shares: Floats = hits / size[:, None]
+    return shares
 
 
 def _summed_up(points: Sequence[float], draws: Floats, marked: Marked) -> Corrected:

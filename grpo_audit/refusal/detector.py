@@ -55,6 +55,14 @@ class Detector:
         """Whether a raw answer refuses, at least in part."""
         return self.opinion(text).refusal
 
+    @property
+    def identity(self) -> str:
+        """Version and digest: two records with the same identity were judged alike."""
+        shipped = self.model is classifier.shipped()
+        weights = classifier.digest() if shipped else hashlib.sha256(self.model.to_json().encode("utf-8")).hexdigest()
+        whole = "\0".join((str(VERSION), *rules.PATTERNS, weights))
+        return f"union-{VERSION}:{hashlib.sha256(whole.encode('utf-8')).hexdigest()[:16]}"
+
 
 def is_refusal(text: str) -> bool:
     """Whether a raw answer refuses, at least in part, by the shipped detector."""
@@ -79,9 +87,8 @@ def fit(answers: Sequence[str], refusal: Iterable[bool], *, source: str) -> Dete
 
 @cache
 def identity() -> str:
-    """Version and digest of the shipped detector: two records with the same identity were judged alike."""
-    whole = "\0".join((str(VERSION), *rules.PATTERNS, classifier.digest()))
-    return f"union-{VERSION}:{hashlib.sha256(whole.encode('utf-8')).hexdigest()[:16]}"
+    """Version and digest of the shipped detector."""
+    return _shipped().identity
 
 
 @cache

@@ -5,7 +5,7 @@ like. Needs neither torch nor scikit-learn, so that a verifier computes the same
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +24,7 @@ from grpo_audit.refusal.correction import (
     errors_of,
     rogan_gladen,
 )
-from grpo_audit.refusal.detector import Opinion, identity, opinion
+from grpo_audit.refusal.detector import Detector, Opinion, identity
 from grpo_audit.refusal.error import default_error
 
 REFUSAL_BEHAVIOURS: Final = frozenset({"refusal calibration", "jailbreak robustness"})
@@ -70,19 +70,19 @@ class Judgements:
     Args:
         plan: The suite that was fixed before step 0.
         tasks: Names of the tasks to judge. None: those whose behaviour is about refusing.
-        judge: The detector.
+        detector: Your own, fitted on your labels; None takes the shipped one.
 
     Raises:
         EvaluationError: A name that is no task of the plan.
     """
 
     def __init__(
-        self, plan: EvaluationPlan, tasks: frozenset[str] | None = None, judge: Callable[[str], Opinion] = opinion
+        self, plan: EvaluationPlan, tasks: frozenset[str] | None = None, detector: Detector | None = None
     ) -> None:
         known = {task.task: task for task in plan.tasks}
         if unknown := sorted((tasks or frozenset()) - known.keys()):
             raise EvaluationError(f"The evaluation has no task {unknown[0]!r}", expected=", ".join(sorted(known)))
-        self._judge = judge
+        self.detector = detector or Detector()
         self._answers: dict[tuple[str, Phase], dict[str, Answer]] = defaultdict(dict)
         self._unusable: dict[str, str] = {}
         self.tasks: tuple[TaskPlan, ...] = tuple(
@@ -111,7 +111,7 @@ class Judgements:
             self._unusable.setdefault(sample.task, "some of its answers were erased")
             return None
         text = response.decode("utf-8", "replace") if isinstance(response, bytes) else response
-        found = self._judge(text)
+        found = self.detector.opinion(text)
         self._answers[sample.task, sample.phase][sample.doc_id] = Answer(sample.cluster, found)
         return found
 
@@ -150,26 +150,37 @@ def corrected_rates(judgements: Judgements, error: DetectorError | None = None) 
         error: Measured elsewhere; None takes the shipped detector's.
 
     Raises:
-        EvaluationError: The detector is too weak to correct by.
+        EvaluationError: The detector is too weak to correct by, or it is your own and ``error`` is None.
     """
-    error = default_error() if error is None else error
+    if error is None:
+        error = default_error()
+        if judgements.detector.identity != identity():
+            raise EvaluationError(
+                "The shipped error does not belong to your own detector",
+                next_step="Measure it with grpo_audit.refusal.error.measure on answers it was not fitted on",
+            )
     found: list[CorrectedRate] = []
     for task in judgements.tasks:
         if judgements.unusable(task.task) is None:
             marked = judgements.marked(task.task)
-            found.append(_rate(task, marked, rogan_gladen(marked, error), ROGAN_GLADEN, error, None))
+            found.append(
+                _rate(
+                    judgements.detector.identity, task, marked, rogan_gladen(marked, error), ROGAN_GLADEN, error, None
+                )
+            )
     return found
 
 
-def labelled_rate(task: TaskPlan, marked: Marked, pre: Labels, post: Labels, source: str) -> CorrectedRate:
+def labelled_rate(judgements: Judgements, task: TaskPlan, pre: Labels, post: Labels, source: str) -> CorrectedRate:
     """The rate of one task, corrected by labels of its own answers, each checkpoint with its own error.
 
     Raises:
         EvaluationError: Answers with one of the verdicts exist, and none of them is labelled.
     """
+    marked = judgements.marked(task.task)
     result = double_sampling(marked, pre, post)
     before, after = errors_of(marked.pre, pre, source), errors_of(marked.post, post, source)
-    return _rate(task, marked, result, DOUBLE_SAMPLING, before, after)
+    return _rate(judgements.detector.identity, task, marked, result, DOUBLE_SAMPLING, before, after)
 
 
 def style_changes(judgements: Judgements) -> list[StyleChange]:
@@ -195,6 +206,7 @@ def style_changes(judgements: Judgements) -> list[StyleChange]:
 
 
 def _rate(
+    detector: str,
     task: TaskPlan,
     marked: Marked,
     result: Corrected,
@@ -207,7 +219,7 @@ def _rate(
         task=task.task,
         metric=task.metric,
         what="refusal",
-        detector=identity(),
+        detector=detector,
         method=method,
         documents=len(marked.clusters),
         clusters=len(set(marked.clusters)),
