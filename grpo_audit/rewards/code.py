@@ -135,4 +135,12 @@ def _on_load(
     return {"sandbox": enforced, "sandbox_init.py": f"sha256:{hashlib.sha256(init).hexdigest()}"}
 
 
+def _examples(tests: list[object]) -> list[object]:
+    """For the probes: programs that pass by a table of the answers, and programs that must not pass."""
+    from grpo_audit.rewards.examples import program
+
+    return [None if given is None else program(read_tests(given)) for given in tests]
+
+
 ON_LOAD = {"score": _on_load}
+EXAMPLES = {"score": _examples}

@@ -200,6 +200,16 @@ def accuracy(completions: list[str], numbers: list[list[int]], target: list[int]
     return [float(verify(text, given, goal) is Verdict.CORRECT) for text, given, goal in rows]
 
 
+def _examples(numbers: list[list[int]], target: list[int]) -> list[object]:
+    """For the probes: a right answer and wrong ones a row."""
+    from grpo_audit.rewards.examples import countdown
+
+    return [countdown(given, goal) for given, goal in zip(numbers, target, strict=True)]
+
+
+EXAMPLES = {"accuracy": _examples}
+
+
 def format(completions: list[str], **_: object) -> list[float]:
     """Reward 1.0 for each well-formed completion, else 0.0. Says nothing about the value of the answer."""
     return [float(well_formed(text)) for text in completions]

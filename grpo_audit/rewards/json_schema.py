@@ -199,4 +199,22 @@ def _check(schema: str | None, schema_file: str | None, base_dir: str, max_chara
     return {} if text is None else {"schema": text}
 
 
+def _examples(
+    prompts: list[str],
+    json_schema: list[Any] | None = None,
+    *,
+    schema: str | None = None,
+    schema_file: str | None = None,
+    base_dir: str = ".",
+) -> list[object]:
+    """For the probes: a value that the schema accepts, and some that it does not."""
+    from grpo_audit.rewards.examples import json_texts
+
+    fixed = _fixed(schema, schema_file, base_dir)
+    wanted = [fixed] * len(prompts) if json_schema is None else json_schema
+    texts = [item if item is None or isinstance(item, str) else json.dumps(item) for item in wanted]
+    return [None if text is None else json_texts(json.loads(text), _validator(text)) for text in texts]
+
+
 ON_LOAD = {"score": _check}
+EXAMPLES = {"score": _examples}

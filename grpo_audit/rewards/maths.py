@@ -21,7 +21,7 @@ from math_verify.parser import LatexExtractionConfig
 from grpo_audit.rewards.answers import AnswerIn, final_answer, fold, squeeze
 
 KIND = "verifier"
-VERSION = "1"
+VERSION = "2"
 DOMAIN = "numbers, expressions, intervals and sets in LaTeX or plain notation"
 
 MAX_LENGTH: Final = 300
@@ -51,6 +51,14 @@ _INNER_POWER: Final = re.compile(r"[a-df-hj-z]\s*\^")
 _FACTORIAL: Final = re.compile(r"([0-9]*)\s*!")
 _FUNCTIONS: Final = "sin cos tan cot sec csc log exp sqrt arcsin arccos arctan mod gcd lcm max min inf"
 _WITH_UNIT: Final = re.compile(r"([^A-Za-z]*[0-9])\s*[A-Za-z]{2,}\.?")
+_MULTIPLIES: Final = re.compile(
+    r"(?<![a-z])(?:hundred|thousand|million|billion|trillion|dozen|pair|half|halve|third|quarter|fourth"
+    r"|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth|squared|cubed|factorial|mio|mrd|mill?iarde?n?)"
+    r"e?s?(?![a-z])",
+    re.IGNORECASE,
+)
+"""Words behind a number that make another number of it: no units."""
+_SPACED_GROUPS: Final = re.compile(r"(?<![0-9.,] )(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ])")
 _KNOWN_WORDS: Final = frozenset(_FUNCTIONS.split())
 _BASE: Final = re.compile(r"[0-9]\s*_\s*\{?\s*([^\s}])")
 _SETTINGS: Final = [LatexExtractionConfig(boxed_match_priority=-1)]
@@ -110,6 +118,8 @@ def refused(answer: str) -> str | None:
         return "several answers"
     if _LOOSE_DIGITS.search(answer) or any(re.search("[0-9]", text) for text in _TEXT.findall(answer)):
         return "numbers beside each other"
+    if _MULTIPLIES.search(answer):
+        return "a word that multiplies"
     if _HEAVY.search(answer):
         return "an operation that is no final answer"
     words = {word.lower() for word in _WORD.findall(_TEXT.sub("", answer))}
@@ -232,7 +242,10 @@ def _tidy(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    text = re.sub(r"\\(?:left|right|[,!;: ])|\s", "", text)
+    """Without blanks; but two numbers beside each other stay two."""
+    text = _SPACED_GROUPS.sub(lambda found: found[0].replace(" ", ""), text)
+    text = re.sub(r"(?<=[0-9])\s+(?=[0-9.])", "|", re.sub(r"\\(?:left|right|[,!;: ])", " ", text))
+    text = re.sub(r"\s", "", text)
     return re.sub(r"\\[dt]frac", r"\\frac", text)
 
 

@@ -102,4 +102,11 @@ def _check_tags(names: list[str] | None) -> None:
         raise ValueError("option 'names' is empty or names a tag twice")
 
 
+def _examples(prompts: list[str], *, names: list[str] | None = None) -> list[object]:
+    """For the probes: the form as it should be."""
+    text = "\n".join(f"<{name}>\ntext\n</{name}>" for name in names or ("think", "answer"))
+    return [{"kind": "form", "right": [text]} for _ in prompts]
+
+
+EXAMPLES = {"tags": _examples}
 ON_LOAD = {"match": _check_match, "tags": _check_tags}

@@ -170,9 +170,7 @@ class RewardSource:
         request = batch.request(threads=threads)
         answers = self._process.call(request, self.config.time_limit_s, self._known().files())["threads"]
         rows = len(batch.completions)
-        return [
-            [Outcome(None, item["failure"])] * rows if "failure" in item else _outcomes(item) for item in answers
-        ]
+        return [[Outcome(None, item["failure"])] * rows if "failure" in item else _outcomes(item) for item in answers]
 
     def examples(self, batch: Batch) -> list[Any] | None:
         """What the source's module says is right and wrong for each row (see ``docs/probes.md``); None when it says
@@ -182,6 +180,15 @@ class RewardSource:
         request = batch.request("examples")
         found = self._process.call(request, self.config.time_limit_s, self._known().files())["examples"]
         return list(found)
+
+    def wake(self) -> None:
+        """Start the process again where the last call ended it, so that the next call takes no longer than it does.
+        Raises CallFailed."""
+        if self._process.pid is None:
+            try:
+                self._process.start(self._known().files())
+            except LoadFailed as error:
+                raise CallFailed(f"could not be loaded again: {error}") from error
 
     def forget(self) -> None:
         """End the process; the next call starts another one, with nothing in its memory."""

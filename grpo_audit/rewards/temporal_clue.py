@@ -58,6 +58,16 @@ def _same(text: str) -> str:
     return _TIME.sub(lambda time: f"{int(time[1]):02d}:{time[2]} {time[3]}m", text)
 
 
+def _examples(solution: list[Any]) -> list[object]:
+    """For the probes: all answers right, and all wrong."""
+    from grpo_audit.rewards.examples import lettered
+
+    return [None if given is None else lettered(_solution(given)) for given in solution]
+
+
+EXAMPLES = {"score": _examples}
+
+
 def _solution(given: Any) -> dict[str, str]:
     """Raises ValueError."""
     if isinstance(given, str):
