@@ -113,12 +113,19 @@ def _drawn(value: int | None, groups: Any, how: str) -> Field[Any]:
 
 
 def _decontamination(run: Run) -> Field[Any]:
-    """A report that some check left as an artifact or a finding."""
-    reports = run.by_role("decontamination report")
-    if reports:
-        newest = reports[-1]
-        return measured(f"{newest.payload.name}, {newest.payload.digest}", newest.seq, newest.payload.digest)
-    findings = [entry for entry in run.findings if entry.payload.rule.startswith(("decontamination", "contamination"))]
-    if findings:
-        return measured(findings[-1].payload.message, *(entry.seq for entry in findings[-3:]))
-    return unknown("no check of the prompts against the evaluation documents is recorded")
+    """What the check before step 0 found; a void one says nothing."""
+    if run.decontamination is None:
+        return unknown("no check of the prompts against the evaluation documents is recorded")
+    found, seq = run.decontamination.payload, run.decontamination.seq
+    if not found.valid:
+        return unknown("the check of the prompts is void: a control did not come out", seq)
+    documents = sum(task.documents for task in found.tasks)
+    unexpected = [task for task in found.tasks if task.task not in run.config.decontamination.expected]
+    text = (
+        f"{sum(task.contaminated for task in unexpected):,} of {documents:,} evaluation documents contaminated, "
+        f"{sum(task.flagged for task in unexpected):,} with any overlap, "
+        f"{sum(task.untestable for task in found.tasks):,} untestable"
+    )
+    if len(unexpected) < len(found.tasks):
+        text += f"; on purpose: {', '.join(task.task for task in found.tasks if task not in unexpected)}"
+    return measured(text, seq, note=found.method)

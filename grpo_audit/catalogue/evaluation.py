@@ -99,6 +99,10 @@ class Evaluation(Group):
     """Interval, tests, and the correction for multiplicity."""
     gates: Annotated[Field[dict[str, float]], for_regulator()]
     """Non-inferiority margin of each task, fixed before step 0."""
+    release_gates: Annotated[Field[list[str]], for_all()]
+    """Release conditions that were registered before step 0, and whether each holds."""
+    clean_subset: Annotated[Field[list[str]], for_all()]
+    """Headlines on the documents that no training prompt overlaps with."""
     limitations: Annotated[Field[str], for_all("governance.limitations")]
     """Known limitations of the model and of its evaluation."""
     adversarial_testing: Annotated[Field[str], for_regulator(annotate=True)]
@@ -136,6 +140,8 @@ def evaluation(run: Run) -> Evaluation:
         ),
         regressions=_regressions(run),
         statistics=_statistics(run),
+        release_gates=_release_gates(run),
+        clean_subset=_clean_subset(run),
     )
 
 
@@ -190,3 +196,34 @@ def _statistics(run: Run) -> Field[Any]:
     methods = ", ".join(dict.fromkeys(task.method for task in _compared(run) if task.method))
     text = f"paired 95 % intervals; {methods}; Holm over the primary metrics at {run.comparison.payload.alpha:g}"
     return measured(text, run.comparison.seq)
+
+
+def _release_gates(run: Run) -> Field[Any]:
+    if not run.config.gates:
+        return not_applicable("the recipe fixed no release gates", run.at)
+    if run.gates is None:
+        return unknown("the gates are checked at the end of the run, which it has not reached", run.at)
+    found = [
+        f"{gate.name}: {'holds' if gate.passed else 'fails'} ({gate.condition})" for gate in run.gates.payload.gates
+    ]
+    return measured(found, run.at, run.gates.seq)
+
+
+def _clean_subset(run: Run) -> Field[Any]:
+    if run.decontamination is None or not run.decontamination.payload.valid:
+        return unknown("a valid check of the prompts against the evaluation documents would say which are clean")
+    if run.comparison is None:
+        return unknown("no comparison was recorded")
+    clean = run.comparison.payload.clean
+    if not clean:
+        return measured(["all documents are clean"], run.decontamination.seq, run.comparison.seq)
+    found = [
+        f"{item.task}: {item.clean} clean documents, {_rate(item.pre)} → {_rate(item.post)}"
+        f" ({item.verdict.value if item.verdict else 'not tested'})"
+        for item in clean
+    ]
+    return measured(found, run.decontamination.seq, run.comparison.seq)
+
+
+def _rate(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from grpo_audit.catalogue.field import (
     Field,
     Group,
+    about,
     derived,
     for_all,
     for_regulator,
@@ -97,6 +98,7 @@ def rewards(run: Run) -> Rewards:
         ),
         errors=_errors(run),
         probes=_probes(run),
+        known_exploits=_known_exploits(run),
         changes=derived(
             "none: a run goes on only with the registered sources, by digest",
             at,
@@ -132,7 +134,43 @@ def _errors(run: Run) -> Field[Any]:
 
 
 def _probes(run: Run) -> Field[Any]:
-    found = [entry for entry in run.findings if entry.payload.rule.startswith(("probe", "reward-probe"))]
-    if not found:
-        return unknown("no probe of the reward sources is recorded")
-    return measured("; ".join(entry.payload.message for entry in found), *(entry.seq for entry in found))
+    """What was asked of each source, and how often it was wrong."""
+    if not run.probed:
+        return unknown("the reward sources were not probed")
+    parts = []
+    for entry in run.probed:
+        found = entry.payload
+        if not found.probes:
+            parts.append(f"{found.source}: not probed ({found.not_probed})")
+            continue
+        wrong = sum(family.false_positives for family in found.families)
+        missed = sum(family.false_negatives for family in found.families)
+        failed = sum(family.failures for family in found.families)
+        parts.append(
+            f"{found.source}: {found.probes} probes in {len(found.families)} families, {wrong} wrongly rewarded, "
+            f"{missed} wrongly refused, {failed} failed"
+        )
+    parts += [
+        f"{entry.payload.source}: {entry.payload.only_first} of {entry.payload.rollouts} rollouts rewarded that the "
+        f"second verifier {entry.payload.second} does not reward"
+        for entry in run.regraded
+    ]
+    return measured("; ".join(parts), *(entry.seq for entry in (*run.probed, *run.regraded)))
+
+
+def _known_exploits(run: Run) -> Field[Any]:
+    """The families of probes that were rewarded wrongly, and what people declare."""
+    said = run.said("rewards.known_exploits", about(Rewards.model_fields["known_exploits"]))
+    asked = [entry for entry in run.probed if entry.payload.probes]
+    if not asked:
+        return said
+    found = [
+        f"{entry.payload.source}: {family.family} ({family.false_positives} of {family.negatives})"
+        for entry in asked
+        for family in entry.payload.families
+        if family.false_positives
+    ]
+    text = "; ".join(found) or f"none found by {sum(entry.payload.probes for entry in asked):,} probes"
+    if said.value is not None:
+        text += f"; declared: {said.value}"
+    return measured(text, *(entry.seq for entry in asked), *said.pointer.seqs, note="found by probing")

@@ -66,6 +66,10 @@ class Run:
     comparison: Entry[e.Comparison] | None
     saved: Entry[e.ModelSaved] | None
     seal: Entry[e.RunSealed] | None
+    decontamination: Entry[e.Decontamination] | None
+    probed: tuple[Entry[e.RewardProbed], ...]
+    regraded: tuple[Entry[e.RewardRegraded], ...]
+    gates: Entry[e.GatesChecked] | None
     artifacts: tuple[Entry[e.Artifact], ...]
     snapshots: tuple[Entry[e.Snapshot], ...]
     findings: tuple[Entry[e.Finding], ...]
@@ -226,6 +230,10 @@ def read_run(project: Project, run_id: str) -> Run:
         comparison=reader.newest(e.Comparison),
         saved=reader.newest(e.ModelSaved),
         seal=reader.newest(e.RunSealed),
+        decontamination=reader.newest(e.Decontamination),
+        probed=tuple(reader.entries(e.RewardProbed)),
+        regraded=tuple(reader.entries(e.RewardRegraded)),
+        gates=reader.newest(e.GatesChecked),
         artifacts=tuple(reader.entries(e.Artifact)),
         snapshots=tuple(reader.entries(e.Snapshot)),
         findings=tuple(reader.entries(e.Finding)),

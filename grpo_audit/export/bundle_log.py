@@ -32,7 +32,7 @@ OF_EVERY_RUN = frozenset(
     }
 )
 """Kinds disclosed also of other runs: what became of every run of the project. The project's own events always are."""
-TEXT_KINDS = (EventKind.EVAL_SAMPLE, EventKind.GROUP, EventKind.ROLLOUT)
+TEXT_KINDS = (EventKind.EVAL_SAMPLE, EventKind.GROUP, EventKind.REWARD_PROBED, EventKind.ROLLOUT)
 """Events whose content is what somebody or a model said: text, or token ids that stand for it."""
 _BLOCK = 1 << 16
 

@@ -64,8 +64,8 @@ def of_regrade(event: Event, payload: audits.RewardRegraded, _: int) -> list[Row
         "rollouts": payload.rollouts,
         "only_first": payload.only_first,
         "only_second": payload.only_second,
-        "both": payload.both,
-        "neither": payload.neither,
+        "by_both": payload.both,
+        "by_neither": payload.neither,
         "failures": payload.failures,
         "kappa": payload.kappa,
     }

@@ -323,8 +323,8 @@ class RewardRegradeRow(Base):
     rollouts: Mapped[int] = mapped_column(Whole, comment="graded by both")
     only_first: Mapped[int] = mapped_column(Whole, comment="rewarded by the source only")
     only_second: Mapped[int] = mapped_column(Whole, comment="rewarded by the second verifier only")
-    both: Mapped[int] = mapped_column(Whole, comment="rewarded by both")
-    neither: Mapped[int] = mapped_column(Whole, comment="rewarded by neither")
+    by_both: Mapped[int] = mapped_column(Whole, comment="rewarded by both")
+    by_neither: Mapped[int] = mapped_column(Whole, comment="rewarded by neither")
     failures: Mapped[int] = mapped_column(Whole, comment="the second verifier failed")
     kappa: Mapped[float | None] = mapped_column(comment="Cohen's kappa; empty where one says always the same")
 

@@ -165,7 +165,7 @@ def test_without_text_there_is_no_text(made: Made) -> None:
         with Project.open(made.db, mode="read") as project:
             kinds = {event.seq: event.kind for event in project.events()}
         assert {kinds[row.seq] for row in source.contents()} == {EventKind.ARTIFACT}  # type: ignore[index]
-        assert source.manifest.withheld.contents == ["eval.sample", "group", "rollout"]
+        assert source.manifest.withheld.contents == ["eval.sample", "group", "reward.probed", "rollout"]
         assert source.withholds_content("rollout") and not source.withholds_content("artifact")
         assert any("texts of" in text for text in source.not_shown())
 

@@ -210,7 +210,7 @@ def test_nothing_undeclared_becomes_a_value(made: Any) -> None:
 def test_coverage_has_the_whole_seed_list(made: Any) -> None:
     """Each field the design asks for has its row, and a sampler setting, a behaviour and a link among them."""
     labels = [row.fact.label for row in made.data.coverage]
-    assert len(labels) == len(set(labels)) == 42
+    assert len(labels) == len(set(labels)) == 43
     assert {"Base model", "Group size", "Hallucination", "Energy", "Reasoning-trace policy", "Audit trail"} <= set(
         labels
     )

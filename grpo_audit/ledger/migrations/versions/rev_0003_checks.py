@@ -50,7 +50,7 @@ def upgrade() -> None:
         _key("run_id"),
         _key("source"),
         _key("second"),
-        *_counts("rollouts", "only_first", "only_second", "both", "neither", "failures"),
+        *_counts("rollouts", "only_first", "only_second", "by_both", "by_neither", "failures"),
         sa.Column("kappa", sa.Double()),
         sa.PrimaryKeyConstraint("seq"),
     )
