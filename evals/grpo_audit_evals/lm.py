@@ -22,7 +22,8 @@ from grpo_audit.errors import EvaluationError
 from grpo_audit_evals import harness
 from grpo_audit_evals.checks import LENGTH_KEYS
 from grpo_audit_trainer.policy import Policy
-from grpo_audit_trainer.rollout.native import Completion, NativeEngine
+from grpo_audit_trainer.rollout.answers import Completion
+from grpo_audit_trainer.rollout.native import NativeEngine
 
 DEFAULT_NEW_TOKENS = 256
 """lm-eval's own limit for tasks that set none."""

@@ -18,7 +18,7 @@ from grpo_audit_evals.lm import answer_of
 from grpo_audit_evals.run import CONTEXT_TRUNCATED, TaskResult, evaluate
 from grpo_audit_evals.suite import Suite, load_suite
 from grpo_audit_trainer.policy import Policy
-from grpo_audit_trainer.rollout.native import Completion
+from grpo_audit_trainer.rollout.answers import Completion
 
 WEIGHTS = "sha256:" + "1" * 64
 

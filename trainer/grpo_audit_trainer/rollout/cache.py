@@ -79,6 +79,11 @@ def new_cache(model: Any) -> Any:
     return cache
 
 
+def sees_everything(cache: Any) -> bool:
+    """Whether every layer attends to all earlier positions."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
 def with_room(cache: Any, dtype: torch.dtype | None) -> None:
     """Give the filled full-attention layers spare room, in place, and keep them in ``dtype`` (None: as they are)."""
     for index, layer in enumerate(cache.layers):

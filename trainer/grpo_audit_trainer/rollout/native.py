@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 import transformers
@@ -22,11 +22,15 @@ from grpo_audit_trainer import noise
 from grpo_audit_trainer.attention import uses_float32_attention
 from grpo_audit_trainer.policy import Policy
 from grpo_audit_trainer.rollout import cache as kv
+from grpo_audit_trainer.rollout.answers import Answers, Completion, Draw, OnDone, common_prefix, per_prompt
 from grpo_audit_trainer.rollout.packed import packed_head
 
 COMPACT_BELOW = 0.8
 """Finished rows are dropped when the share of live rows falls below this. Measured on one core (256 rows of 58 tokens
 on average, 3.3 million parameters): 3.1 s at 0.8, 3.4 s at 0.6 and 0.9, 3.5 s at once, 5.3 s never."""
+
+SHARE_FROM = 16
+"""A common beginning of fewer tokens is not worth a pass of its own."""
 
 OnTokens = Callable[[int], None]
 """Called with the number of tokens drawn since the last call."""
@@ -50,18 +54,6 @@ class SampledBatch:
     def inside(self) -> Tensor:
         """[N, T] bool: token positions that exist."""
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One greedy completion."""
-
-    text: str
-    """Up to, and without, the first stop string or the end token."""
-    raw: str
-    """All that was generated, special tokens included."""
-    token_ids: list[int]
-    finish_reason: Literal["stop", "length"]
 
 
 class NativeEngine:
@@ -115,7 +107,6 @@ class NativeEngine:
             tensor.masked_fill_(outside, 0)
         return batch
 
-    @torch.no_grad()
     def greedy(
         self,
         prompts: Sequence[list[int]],
@@ -123,23 +114,49 @@ class NativeEngine:
         max_new_tokens: int,
         stop: Sequence[str] | Sequence[Sequence[str]] = (),
         batch_size: int = 128,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: OnDone | None = None,
     ) -> list[Completion]:
         """The most likely token at each step, until an end token, a stop string or the limit.
 
         ``stop`` is common to all prompts, or one list for each. ``on_progress`` gets the number of prompts finished
         since the last call. Prompts are worked through in order of length, so that hardly any padding is read.
         """
-        stops = _per_prompt(stop, len(prompts))
+        stops = per_prompt(stop, len(prompts))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         results: dict[int, Completion] = {}
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = self._greedy_batch([prompts[i] for i in chosen], max_new_tokens, [stops[i] for i in chosen])
+            batch = self.answer(
+                [prompts[i] for i in chosen],
+                max_new_tokens=max_new_tokens,
+                stop=[stops[i] for i in chosen],
+                on_progress=on_progress,
+            )
             results.update(zip(chosen, batch, strict=True))
-            if on_progress is not None:
-                on_progress(len(chosen))
         return [results[index] for index in range(len(prompts))]
+
+    @torch.no_grad()
+    def answer(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] | Sequence[Sequence[str]] = (),
+        group_size: int = 1,
+        draw: Draw | None = None,
+        on_progress: OnDone | None = None,
+    ) -> list[Completion]:
+        """One batch: ``group_size`` completions of each prompt, in order, greedy unless ``draw`` says otherwise.
+
+        What the prompts have in common at their beginning (few-shot examples, a system prompt) is read once.
+        """
+        stops = [item for item in per_prompt(stop, len(prompts)) for _ in range(group_size)]
+        answers = Answers(self.policy, stops, draw, on_progress)
+        shared = common_prefix(prompts)
+        self._decode(
+            prompts, group_size, max_new_tokens, answers.choose, None, shared if shared >= SHARE_FROM else 0
+        )
+        return answers.finished()
 
     def sync(self, policy: Policy) -> None:
         """The weights are the policy's."""
@@ -151,41 +168,6 @@ class NativeEngine:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _greedy_batch(
-        self, prompts: Sequence[list[int]], max_new_tokens: int, stops: Sequence[tuple[str, ...]]
-    ) -> list[Completion]:
-        drawn: list[list[int]] = [[] for _ in prompts]
-        done = [False] * len(prompts)
-        windows = [_window(stop) for stop in stops]
-
-        def choose(logits: Tensor, rows: Tensor, _position: int) -> tuple[Tensor, Tensor]:
-            picked = logits.argmax(dim=-1)
-            live = [(row, token) for row, token in zip(rows.tolist(), picked.tolist(), strict=True) if not done[row]]
-            for row, token in live:
-                drawn[row].append(token)
-                done[row] = token in self.policy.eos_ids
-            watched = [row for row, _ in live if stops[row] and not done[row]]
-            tails = self._texts([drawn[row][-windows[row] :] for row in watched])
-            for row, tail in zip(watched, tails, strict=True):
-                done[row] = any(text in tail for text in stops[row])
-            return picked, torch.tensor([done[row] for row in rows.tolist()], device=picked.device)
-
-        self._decode(prompts, 1, max_new_tokens, choose, None)
-        texts = self._texts(drawn)
-        raws = self.policy.tokenizer.batch_decode(drawn, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return [
-            Completion(_cut(text, stop), raw, ids, "stop" if ended or _cut(text, stop) != text else "length")
-            for text, raw, ids, ended, stop in zip(texts, raws, drawn, done, stops, strict=True)
-        ]
-
-    def _texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """As lm-eval reads completions: without special tokens."""
-        if not rows:
-            return []
-        return list(
-            self.policy.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
-
     def _decode(
         self,
         prompts: Sequence[list[int]],
@@ -193,11 +175,13 @@ class NativeEngine:
         max_tokens: int,
         choose: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
         on_tokens: OnTokens | None,
+        shared: int = 0,
     ) -> int:
         """Run until every row is done; returns how many positions were drawn. ``choose(logits, rows, position)``
-        gives the next token of each live row (``rows``: their indices in the whole batch) and which rows are done."""
+        gives the next token of each live row (``rows``: their indices in the whole batch) and which rows are done.
+        The first ``shared`` tokens are the same in all prompts."""
         with self.policy.autocast(), packed_head(self.policy, len(prompts) * group_size):
-            state, logits = _Decoding.start(self.policy, prompts, group_size, max_tokens)
+            state, logits = _Decoding.start(self.policy, prompts, group_size, max_tokens, shared)
             for position in range(max_tokens):
                 picked, done = choose(logits, state.rows, position)
                 num_live = int((~done).sum())
@@ -227,15 +211,24 @@ class _Decoding:
 
     @classmethod
     def start(
-        cls, policy: Policy, prompts: Sequence[list[int]], group_size: int, max_tokens: int
+        cls, policy: Policy, prompts: Sequence[list[int]], group_size: int, max_tokens: int, shared: int = 0
     ) -> tuple[_Decoding, Tensor]:
         """Read the prompts, repeat them for their groups; also returns the first logits [B, V]."""
-        ids, mask, lengths = left_padded(prompts, policy.pad_id, policy.device)
         cache = kv.new_cache(policy.model)
+        if shared and not kv.sees_everything(cache):
+            shared = 0  # a sliding window counts cached positions, and the padding would lie inside it
+        if shared:
+            prefix = torch.tensor([prompts[0][:shared]], device=policy.device)
+            policy.model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            kv.expand_group(cache, len(prompts), policy.device, 1)
+        ids, mask, lengths = left_padded([prompt[shared:] for prompt in prompts], policy.pad_id, policy.device)
+        positions = positions_of(mask) + shared if mask is not None else None
+        if mask is not None:
+            mask = torch.nn.functional.pad(mask, (shared, 0), value=True)
         output = policy.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions_of(mask) if mask is not None else None,
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -245,7 +238,8 @@ class _Decoding:
         if mask is not None:
             mask = torch.nn.functional.pad(mask, (0, max_tokens), value=True).repeat_interleave(group_size, 0)
         logits = output.logits[:, -1].float().repeat_interleave(group_size, 0)
-        return cls(policy, cache, mask, lengths.repeat_interleave(group_size), ids.shape[1]), logits
+        lengths = (lengths + shared).repeat_interleave(group_size)
+        return cls(policy, cache, mask, lengths, shared + ids.shape[1]), logits
 
     def keep(self, live: Tensor) -> None:
         """Drop all other rows."""
@@ -296,22 +290,3 @@ def left_padded(prompts: Sequence[list[int]], pad: int, device: torch.device) ->
 def positions_of(mask: Tensor) -> Tensor:
     """Position ids [P, L] of left-padded rows; padding gets 0."""
     return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def _per_prompt(stop: Sequence[str] | Sequence[Sequence[str]], count: int) -> list[tuple[str, ...]]:
-    if all(isinstance(item, str) for item in stop):
-        return [tuple(str(item) for item in stop if item)] * count
-    if len(stop) != count:
-        raise ValueError(f"expected {count} lists of stop strings, found {len(stop)}")
-    return [tuple(text for text in item if text) for item in stop]
-
-
-def _window(stop: tuple[str, ...]) -> int:
-    """Tokens whose text certainly covers a stop string that ended just now: each token is one byte or more, and a
-    character may be split at the front."""
-    return max((len(text.encode()) for text in stop), default=0) + 4
-
-
-def _cut(text: str, stop: tuple[str, ...]) -> str:
-    ends = [index for index in (text.find(item) for item in stop) if index >= 0]
-    return text[: min(ends)] if ends else text
