@@ -6,11 +6,13 @@ are tried. What is not rewarded in any form is not known, and then nothing is ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from grpo_audit.errors import RewardError
+from grpo_audit.rewards.examples import countdown
 from grpo_audit.rewards.probes.answers import GOLD_COLUMNS, kind_of, readings, surely_wrong, wrong_answers
 from grpo_audit.rewards.probes.asking import Asker
 from grpo_audit.rewards.probes.case import Case
@@ -23,6 +25,10 @@ from grpo_audit.rewards.sources import RewardSource
 _TRIED: Final = 8
 """Rows on which the forms are tried."""
 _TRIED_OF_CODE: Final = 2
+_AS_GOOD: Final = 0.9
+"""Share of the best form's rewards that another form must earn to count as read; partial credit is less."""
+_NUMBERS: Final = ("numbers", "nums")
+"""What the numbers of a Countdown problem are called."""
 _DUMMY: Final = "42"
 """An answer for rules that do not look at it."""
 _DECLARED_KINDS: Final = {
@@ -100,17 +106,21 @@ class _Trial:
     def __init__(self, asker: Asker, threshold: float) -> None:
         self._asker = asker
         self._threshold = threshold
-        self.hits: dict[str, int] = {}
-        """Rows rewarded in the best form, by candidate."""
+        self.hits: dict[str, float] = {}
+        """Sum of the rewards in the best form, by candidate."""
 
     def rewarded(self, items: Sequence[tuple[int, str]]) -> list[bool | None]:
         """For each row and completion; None where the source does not apply."""
-        found: list[bool | None] = []
+        return [None if value is None else value >= self._threshold for value in self._values(items)]
+
+    def _values(self, items: Sequence[tuple[int, str]]) -> list[float | None]:
+        """Rewards; minus infinity for an error, None where the source does not apply."""
+        found: list[float | None] = []
         for outcome in self._asker.ask(items):
             if outcome is None or (outcome.value is None and outcome.error is None):
                 found.append(None)
             else:
-                found.append(outcome.value is not None and outcome.value >= self._threshold)
+                found.append(-math.inf if outcome.value is None else outcome.value)
         return found
 
     def formats(self, candidate: _Candidate) -> tuple[Format, ...]:
@@ -122,17 +132,17 @@ class _Trial:
         runs_code = any(known.kind is Kind.CODE for known in candidate.known.values())
         tried = list(candidate.known.items())[: _TRIED_OF_CODE if runs_code else _TRIED]
         items = [(row, form.of(known.right[0])) for form in forms for row, known in tried]
-        rewarded = self.rewarded(items)
-        counts = {
-            form: sum(hit is True for hit in rewarded[number * len(tried) : (number + 1) * len(tried)])
-            for number, form in enumerate(forms)
-        }
-        most = max(counts.values(), default=0)
-        self.hits[candidate.name] = most
-        if most == 0:
+        values = self._values(items)
+        sums: dict[Format, float] = {}
+        for number, form in enumerate(forms):
+            own = values[number * len(tried) : (number + 1) * len(tried)]
+            sums[form] = sum(value for value in own if value is not None and value >= self._threshold)
+        most = max(sums.values(), default=0.0)
+        self.hits[candidate.name] = max(most, self.hits.get(candidate.name, 0.0))
+        if most <= 0:
             return ()
-        best = next(form for form in forms if counts[form] == most)
-        return (best, *(form for form in forms if form is not best and 2 * counts[form] >= most))
+        best = next(form for form in forms if sums[form] == most)
+        return (best, *(form for form in forms if form is not best and sums[form] >= _AS_GOOD * most))
 
 
 # --- where right answers come from ------------------------------------------------------------------------------------
@@ -148,6 +158,7 @@ def _candidates(source: RewardSource, asker: Asker, rows: Sequence[Row], gold: s
         yield _declared(source, asker, rows)
         return
     else:
+        yield from _countdown(source, rows)
         columns = _columns(source, rows)
     for column in columns:
         yield from _of_column(column, rows)
@@ -163,6 +174,24 @@ def _columns(source: RewardSource, rows: Sequence[Row]) -> list[str]:
         named = [name for name in present if name in GOLD_COLUMNS or declared == "verifier"]
     usual = [name for name in GOLD_COLUMNS if name in named]
     return usual + [name for name in named if name not in usual]
+
+
+def _countdown(source: RewardSource, rows: Sequence[Row]) -> Iterator[_Candidate]:
+    """Numbers and a target are a Countdown problem, whoever judges it: its answer is no column, least of all the
+    target."""
+    named = source.loaded.named if source.loaded.accepted is not None else tuple(rows[0].columns if rows else ())
+    numbers = next((name for name in _NUMBERS if name in named), None)
+    if numbers is None or "target" not in named:
+        return
+    found: dict[int, _Known] = {}
+    for index, row in enumerate(rows):
+        given, target = row.columns.get(numbers), row.columns.get("target")
+        if isinstance(given, list) and all(type(item) is int for item in (*given, target)):
+            made = countdown(given, int(str(target)))
+            if made is not None:
+                found[index] = _read(made, "Countdown")
+    if found:
+        yield _Candidate(f"solutions for the columns {numbers} and target", found)
 
 
 def _of_column(column: str, rows: Sequence[Row]) -> Iterator[_Candidate]:
@@ -210,7 +239,7 @@ def _read(item: Any, where: str) -> _Known:
             expected="for each row None or {'kind': KIND, 'right': [TEXT], 'wrong': [TEXT]}, KIND one of "
             + ", ".join(_DECLARED_KINDS),
         )
-    return _Known(_DECLARED_KINDS[item["kind"]], tuple(item["right"]), tuple(item["wrong"]))
+    return _Known(_DECLARED_KINDS[item["kind"]], tuple(item["right"]), tuple(item.get("wrong", [])))
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------

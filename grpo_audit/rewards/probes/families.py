@@ -77,7 +77,7 @@ DETERMINISM: Final = Family("determinism", "the same completion is judged in two
 THREADS: Final = Family("threads", "it fails, or judges otherwise, in threads", ())
 PER_FAMILY: Final = 40
 """Probes of a family; as many as there are of each sort in turn."""
-PER_FAMILY_OF_CODE: Final = 6
+PER_FAMILY_OF_CODE: Final = 4
 """Each runs a program."""
 
 

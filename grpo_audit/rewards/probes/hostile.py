@@ -9,6 +9,9 @@ from grpo_audit.rewards.probes.formats import THOUGHT
 from grpo_audit.rewards.probes.probe import Kind
 
 MEGABYTE: Final = 1_000_000
+_LONG: Final = 32_000
+"""Characters; a completion of some ten thousand tokens. A pattern of quadratic cost is seen, and one of linear cost is
+not slowed down."""
 _POWERS: Final = {
     "a tower of powers": "9**9**9**9",
     "a tower in LaTeX": "9^{9^{9^9}}",
@@ -30,12 +33,13 @@ _DEPTH: Final = {
     "minus signs": "-" * 50_000 + "1",
 }
 _PATTERNS: Final = {
-    "one letter": "a" * 40_000 + "!",
-    "blanks": " " * 60_000 + "x",
-    "digits and commas": "1," * 30_000 + "x",
-    "opening tags": "<answer>" * 20_000,
-    "opening boxes": "\\boxed{" * 20_000,
-    "backslashes": "\\" * 60_000,
+    "one letter": "a" * _LONG + "!",
+    "one digit": "1" * _LONG + "x",
+    "blanks": " " * _LONG + "x",
+    "digits and commas": "1," * (_LONG // 2) + "x",
+    "opening tags": "<answer>" * (_LONG // 8),
+    "opening boxes": "\\boxed{" * (_LONG // 8),
+    "backslashes": "\\" * _LONG,
 }
 
 

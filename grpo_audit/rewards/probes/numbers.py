@@ -132,14 +132,10 @@ def glued_digits(case: Case, _: Fraction, text: str) -> Drafts:
     if not (text.isdigit() and 2 <= len(text) <= 8) or text[0] == "0":
         return
     first, rest = text[:1], text[1:]
-    for mark in (" ", ".", "a", "-", "/", "_", "^"):
-        yield (
-            reject(case.format.of(f"{first}{mark}{rest}"), f"{mark!r} between its digits")
-            if _differs(case, first, mark, rest)
-            else either(case.format.of(f"{first}{mark}{rest}"), f"{mark!r} between its digits")
-        )
-    if len(rest) != 3:
-        yield reject(case.format.of(f"{first},{rest}"), "',' between its digits")
+    grouped = len(rest) % 3 == 0  # a blank or a comma there separates thousands
+    for mark in (".", "a", "-", "/", "_", "^", *(() if grouped else (" ", ","))):
+        make = reject if _differs(case, first, mark, rest) else either
+        yield make(case.format.of(f"{first}{mark}{rest}"), f"{mark!r} between its digits")
     yield reject(case.format.of(f"step {first}, then {rest}"), "its digits in a sentence")
 
 

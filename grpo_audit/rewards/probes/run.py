@@ -139,6 +139,7 @@ class _Probing:
         self._examples = Examples(rows)
         self._skipped: dict[str, str] = {}
         self._again: list[Judged] = []
+        self._runs_code = False
 
     def run(self, gold: str | None) -> ProbeResult:
         """All of it."""
@@ -147,6 +148,7 @@ class _Probing:
         found = calibrate(self._source, self._asker, self._rows, threshold=self._threshold, gold=gold)
         if not found.cases:
             return _nothing(self._source, ProbeConfig(threshold=self._threshold), "it applies to none of the rows")
+        self._runs_code = any(case.kind is Kind.CODE for case in found.cases)
         for done, family in enumerate(FAMILIES):
             self._tell(done, total, family.name)
             self._ask(family, found)
@@ -178,7 +180,8 @@ class _Probing:
         self._families.append(count(family.name, judged))
         self._examples.add(judged)
         calm = [item for item in judged if item.outcome.error is None and not item.probe.alone]
-        self._again += random.Random(f"again:{family.name}").sample(calm, min(_AGAIN_A_FAMILY, len(calm)))
+        most = 1 if self._runs_code else _AGAIN_A_FAMILY
+        self._again += random.Random(f"again:{family.name}").sample(calm, min(most, len(calm)))
 
     def _ask_again(self) -> None:
         """In another process, in the reverse order, and once more."""
@@ -194,7 +197,8 @@ class _Probing:
         self._count_again(DETERMINISM, seen)
 
     def _ask_in_threads(self) -> None:
-        some = random.Random("threads").sample(self._again, min(_IN_THREADS, len(self._again)))
+        most = _THREADS if self._runs_code else _IN_THREADS
+        some = random.Random("threads").sample(self._again, min(most, len(self._again)))
         if not some or self._asker.gave_up:
             self._count_again(THREADS, [])
             return
