@@ -53,6 +53,11 @@ class Evaluated:
     flagged: Mapping[str, frozenset[str]] | None = None
     """By task: documents that overlap with a training prompt; None where that was not checked, or in vain."""
 
+    @property
+    def recorded(self) -> bool:
+        """Whether it stands in a record."""
+        return bool(self.sequence)
+
     def only(self, tasks: Collection[str]) -> Evaluated:
         """The same with some of its tasks, under the protocol of those alone.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from grpo_audit.errors import ComparisonError
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import Comparison, Finding, Phase
+from grpo_audit.record.events import Comparison, EvaluationPlan, Finding, Phase
 from grpo_audit.stats.evaluated import Evaluated, read_evaluation
 from grpo_audit.stats.paired import compare
 from grpo_audit.stats.protocol import directions, protocol_difference
@@ -75,7 +75,7 @@ def compare_runs(
 
 def compare_evaluations(before: Evaluated, after: Evaluated) -> RunComparison:
     """Pair two evaluations under the plan of the second. Raises ComparisonError naming what differs."""
-    check_protocols(before, after)
+    check_protocols(bound(before), bound(after))
     result = compare(
         after.plan,
         before.side,
@@ -104,24 +104,38 @@ def against(project: Project, run_id: str, others: Sequence[str]) -> list[Agains
     return found
 
 
-def check_protocols(before: Evaluated, after: Evaluated) -> None:
-    """Raises ComparisonError naming the first differences, when the two were made under different protocols."""
-    if before.side.protocol == after.side.protocol == after.plan.protocol_digest:
+@dataclass(frozen=True)
+class Bound:
+    """What binds an evaluation that may not have been made yet: its plan, and its protocol in full where at hand."""
+
+    name: str
+    plan: EvaluationPlan
+    protocol: bytes | None
+
+
+def check_protocols(before: Bound, after: Bound) -> None:
+    """Raises ComparisonError naming the first differences, when the two stand under different protocols."""
+    if before.plan.protocol_digest == after.plan.protocol_digest:
         return
-    what = f"{before.run_id} and {after.run_id} were evaluated under different protocols"
+    what = f"{before.name} and {after.name} were evaluated under different protocols"
     next_step = "Evaluate both again with the same suite and the same version of the harness"
     if before.protocol is None or after.protocol is None:
-        missing = before.run_id if before.protocol is None else after.run_id
+        missing = before.name if before.protocol is None else after.name
         raise ComparisonError(
             f"{what}, and in what they differ cannot be told: the record does not hold the protocol of {missing}",
-            found=f"{after.side.protocol[:19]}... ({after.plan.harness}, suite {after.plan.suite})",
-            expected=f"{before.side.protocol[:19]}... ({before.plan.harness}, suite {before.plan.suite})",
+            found=f"{after.plan.protocol_digest[:19]}... ({after.plan.harness}, suite {after.plan.suite})",
+            expected=f"{before.plan.protocol_digest[:19]}... ({before.plan.harness}, suite {before.plan.suite})",
             next_step=next_step,
         )
     differences = protocol_difference(before.protocol, after.protocol)
     named = "; ".join(differences[:_NAMED])
     more = len(differences) - _NAMED
     raise ComparisonError(f"{what}: {named}{f'; and {more} more differences' if more > 0 else ''}", next_step=next_step)
+
+
+def bound(evaluated: Evaluated) -> Bound:
+    """Of an evaluation that was made."""
+    return Bound(evaluated.run_id, evaluated.plan, evaluated.protocol)
 
 
 def _flagged(before: Evaluated, after: Evaluated) -> Mapping[str, frozenset[str]] | None:

@@ -119,7 +119,7 @@ def test_the_commands_that_read_agree_with_the_record(finished) -> None:
     rollouts = json.loads(place.run("show", "--step", "2", "--json").stdout)["rows"]
     assert len(rollouts) == 12 and all(row["prompt"].startswith("Say ") for row in rollouts)
     compared = json.loads(place.run("compare", "--json").stdout)
-    assert compared["comparison"] == finished.outcome["comparison"]
+    assert compared["comparisons"][0]["comparison"] == finished.outcome["comparison"]
     assert json.loads(place.run("verify", "--json").stdout)["ok"]
 
 
