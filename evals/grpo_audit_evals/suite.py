@@ -21,10 +21,8 @@ from grpo_audit_evals.checks import check_greedy, check_kind, check_scoring
 from grpo_audit_evals.documents import Document, documents_digest, read_documents
 from grpo_audit_evals.metrics import Metric
 from grpo_audit_evals.protocol import protocol_text
+from grpo_audit_evals.sources import find
 from grpo_audit_evals.task_files import load_tasks, nearest
-
-BUILTIN = Path(__file__).parent / "tasks" / "builtin"
-"""The suite of the miniature that ships with the project."""
 
 
 class TaskMetadata(BaseModel):
@@ -83,15 +81,13 @@ def load_suite(config: EvaluationConfig, base_dir: Path) -> Suite:
         EvaluationError: Unknown task or metric (with the nearest names), unreadable file, failing or incomparable
             scoring, a task that asks for sampling, documents with equal ids.
     """
-    if config.suite is None:
-        raise EvaluationError("evaluation.suite is null, so there is nothing to load")
-    folder = BUILTIN if config.suite == "builtin" else (base_dir / Path(config.suite).expanduser()).resolve()
-    tasks = load_tasks(folder, config.tasks)
+    source = find(config, base_dir)
+    tasks = load_tasks(source.folder, config.tasks, more=source.more, data=source.data)
     _check_margins(config, tasks)
     ready = tuple(_suite_task(name, task, config) for name, task in tasks.items())
     protocol = protocol_text({item.name: item.task for item in ready}, {item.name: item.documents for item in ready})
     plan = EvaluationPlan(
-        suite=config.suite,
+        suite=str(config.suite),
         harness=harness.HARNESS,
         protocol_digest=bytes_digest(protocol),
         alpha=config.alpha,

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grpo_audit.errors import EvaluationError
-from grpo_audit_evals import harness
+from grpo_audit_evals import harness, published
+from grpo_audit_evals.published import first_line
+
+__all__ = ["first_line", "load_tasks", "nearest"]
 
 _GLOB = frozenset("*?[")
 
 
-def load_tasks(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Task objects by name, in the order of ``names`` (of the folder's names, when that is empty).
+def load_tasks(
+    folder: Path, names: Sequence[str], *, more: Sequence[str] = (), data: Path | None = None
+) -> dict[str, Any]:
+    """Task objects by name, in the order of ``names``. Every name and every file is looked up before one is loaded.
+
+    Args:
+        folder: Where the suite's task files are.
+        names: Tasks, groups or tags, of the folder or of lm-eval; empty: all of the folder, and ``more``.
+        more: What belongs to the suite beside the folder.
+        data: Folder with the published files that tasks name in ``metadata.files``.
 
     Raises:
         EvaluationError: A file that is no task file, a missing data file, an unknown name, a task that cannot be built.
@@ -30,16 +42,19 @@ def load_tasks(folder: Path, names: Sequence[str]) -> dict[str, Any]:
             expected="lm-eval task files",
             next_step="Set evaluation.suite to a folder with task files, or name tasks in evaluation.tasks",
         )
+    wanted = {name: list(_leaves(name, manager.task_index)) for name in names or [*sorted(local), *more]}
+    elsewhere = [name for name, leaves in wanted.items() if not leaves]
+    everything = _default_index() if elsewhere else None
+    for name in elsewhere:
+        _check_name(everything, name, sorted(local))
+    paths = {leaf: local[leaf].yaml_path for leaves in wanted.values() for leaf in leaves}
+    published.check(paths, data)
     tasks: dict[str, Any] = {}
-    everything: Any = None
-    for name in names or sorted(local):
-        leaves = list(_leaves(name, manager.task_index))
+    for name, leaves in wanted.items():
         if leaves:
-            tasks.update({leaf: _build_local(manager, leaf, local[leaf].yaml_path) for leaf in leaves})
-            continue
-        if everything is None:
-            everything = harness.task_index(folder, defaults=True)
-        tasks.update(_build_default(everything, name, sorted(local)))
+            tasks.update({leaf: _build_local(manager, leaf, paths[leaf], data) for leaf in leaves})
+        else:
+            tasks.update(_build_default(everything, name))
     return tasks
 
 
@@ -54,7 +69,7 @@ def _check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise EvaluationError(
             f"There is no suite {folder}",
-            expected="'builtin', a folder of lm-eval task files, or null",
+            expected="'builtin', 'release', 'release-local', a folder of lm-eval task files, or null",
             next_step="Check evaluation.suite",
         )
     seen: dict[str, Path] = {}
@@ -90,12 +105,16 @@ def _leaves(name: str, index: Mapping[str, Any]) -> Iterator[str]:
         yield name
 
 
-def _build_local(manager: Any, name: str, path: Path) -> Any:
+def _build_local(manager: Any, name: str, path: Path, data: Path | None) -> Any:
     try:
         config = harness.read_task_file(path, resolve=True)
     except Exception as error:  # the task's own Python files run here and may raise anything
         raise EvaluationError(f"Task {name}: cannot import its functions", found=first_line(error)) from error
     config["task"] = name
+    config["dataset_kwargs"] = {
+        **(config.get("dataset_kwargs") or {}),
+        **published.settings(name, config, data),
+    } or None
     if config.get("dataset_path") not in harness.LOCAL_FORMATS:
         return _build(manager, config, name)
     with tempfile.TemporaryDirectory(prefix="grpo-audit-data-") as cache, harness.offline():
@@ -137,13 +156,23 @@ def _build(manager: Any, spec: dict[str, Any] | str, name: str) -> Any:
         ) from error
 
 
-def _build_default(manager: Any, name: str, local: Sequence[str]) -> dict[str, Any]:
+@functools.cache
+def _default_index() -> Any:
+    """lm-eval's own tasks, read once a process: it takes seconds."""
+    return harness.task_index(None, defaults=True)
+
+
+def _check_name(manager: Any, name: str, local: Sequence[str]) -> None:
+    """Needs no network: lm-eval's names are those of the files it is installed with."""
     if name not in manager.task_index:
         raise EvaluationError(
             f"Unknown evaluation task {name!r}",
             expected=f"something like {nearest(name, [*local, *manager.all_tasks])}",
             next_step="Check evaluation.tasks",
         )
+
+
+def _build_default(manager: Any, name: str) -> dict[str, Any]:
     try:
         with harness.quiet():
             return dict(manager.load([name])["tasks"])
@@ -151,11 +180,6 @@ def _build_default(manager: Any, name: str, local: Sequence[str]) -> dict[str, A
         raise EvaluationError(
             f"Task {name} cannot be loaded",
             found=first_line(error),
-            next_step="Its data set lies on the hub: check the network, or download it beforehand",
+            next_step="Its data set lies on the hub: check the network, or download it beforehand (suite release-local "
+            "names no such tasks)",
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, short enough for one line."""
-    text = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}"

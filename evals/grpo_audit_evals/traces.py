@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 _TAG = re.compile(
-    r"<(?P<slash>/?)(?:think|thinking|thought|reasoning|analysis)>"  # Qwen, DeepSeek and most others
+    r"<(?P<slash>/?)(?:think|thinking|thought|reasoning|reflection|analysis)>"  # Qwen, DeepSeek and most others
     r"|\[(?P<mistral>/?)THINK\]"  # Magistral
     r"|<\|(?P<edge>begin|end)_of_thought\|>",  # Sky-T1 and its like
     re.IGNORECASE,

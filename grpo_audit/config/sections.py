@@ -226,7 +226,12 @@ class EvaluationConfig(Section):
     """What is evaluated before and after training, and what may not get worse. Fixed before step 0."""
 
     suite: str | None = "builtin"
-    """``builtin``, a folder of lm-eval task files (relative to the recipe), or null for no evaluation."""
+    """``builtin``, ``release`` (real models: our own tasks and lm-eval's), ``release-local`` (our own alone, no hub), a
+    folder of lm-eval task files (relative to the recipe), or null for no evaluation."""
+
+    data: str | None = None
+    """Folder with the files of the release suite: xstest/, bfcl/, truthfulqa/, gsm8k/, mgsm/ as published (relative to
+    the recipe); null: the variable ``GRPO_AUDIT_EVAL_DATA``."""
 
     tasks: list[str] = []
     """Task names to run; empty means every task of the suite. Names of lm-eval's own tasks may be added."""
