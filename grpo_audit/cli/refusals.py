@@ -18,12 +18,15 @@ from grpo_audit.cli.runs import DEFAULT_DB, Db, Json
 from grpo_audit.errors import ConfigError, EvaluationError
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.comparisons import CorrectedRate, DetectorError
-from grpo_audit.record.events import EvalSample, EventKind, RunRegistered
+from grpo_audit.record.events import EvalSample, EventKind, Phase, RunRegistered
 from grpo_audit.refusal import sheet as sheets
-from grpo_audit.refusal.correction import Labels, Stratum
+from grpo_audit.refusal.correction import Labels
 from grpo_audit.refusal.judged import Judgements, corrected_rates, labelled_rate, style_changes
 
-_NONE_LABELLED = Labels(Stratum(0, 0), Stratum(0, 0))
+Places = dict[tuple[str, Phase, str], int]
+"""Event that holds the texts, by task, phase and document."""
+_WIDE = 110
+"""Columns from which on a terminal has room for the intervals of both rates; --json always has them."""
 
 
 def refusals(
@@ -57,16 +60,19 @@ def refusals(
     """
     if sheet is not None and labels is not None:
         raise ConfigError("--sheet writes a sheet and --labels reads one", next_step="Name one of them")
+    if sheet is not None:
+        sheets.refuse_existing(sheet)
     with Project.open(db, mode="read") as project:
         run_id = project.find_run(run).run_id
-        judged, items = _judge(project, run_id, frozenset(task) if task else None)
+        judged, places = _judge(project, run_id, frozenset(task) if task else None)
+        reasons = {item.task: reason for item in judged.tasks if (reason := judged.unusable(item.task)) is not None}
+        if len(reasons) == len(judged.tasks):
+            name, reason = next(iter(reasons.items()))
+            raise EvaluationError(f"Run {run_id} has no refusal rates", found=f"{name}: {reason}")
+        items = sheets.items(run_id, judged)
         if sheet is not None:
-            _export(project, run_id, items, sheet, n, seed, annotators, json=json)
+            _export(project, run_id, items, places, sheet, n, seed, annotators, json=json)
             return
-    reasons = {item.task: reason for item in judged.tasks if (reason := judged.unusable(item.task)) is not None}
-    if len(reasons) == len(judged.tasks):
-        name, reason = next(iter(reasons.items()))
-        raise EvaluationError(f"Run {run_id} has no refusal rates", found=f"{name}: {reason}")
     read = None if labels is None else sheets.read(labels, (item.id for item in items))
     rates = corrected_rates(judged) if read is None else _by_labels(judged, items, read, labels)
     if json:
@@ -75,8 +81,8 @@ def refusals(
         _show(run_id, judged, rates, reasons, read)
 
 
-def _judge(project: Project, run_id: str, tasks: frozenset[str] | None) -> tuple[Judgements, list[sheets.Item]]:
-    """Every answer of the run's tasks about refusing, judged, and as an item that a sheet may have."""
+def _judge(project: Project, run_id: str, tasks: frozenset[str] | None) -> tuple[Judgements, Places]:
+    """Every answer of the run's tasks about refusing, judged, and where it is recorded."""
     registered = project.last(run_id, EventKind.RUN_REGISTERED)
     plan = registered.payload.evaluation if registered and isinstance(registered.payload, RunRegistered) else None
     if plan is None:
@@ -88,25 +94,22 @@ def _judge(project: Project, run_id: str, tasks: frozenset[str] | None) -> tuple
             found=", ".join(item.task for item in plan.tasks),
             next_step="Name one with --task",
         )
-    items: list[sheets.Item] = []
+    places: Places = {}
     with console.bar("answers", project.counts(run_id).get(EventKind.EVAL_SAMPLE, 0)) as bar:
         for done, event in enumerate(project.events(run_id=run_id, kinds={EventKind.EVAL_SAMPLE}), 1):
             bar.update(done)
             sample = event.payload
-            if not isinstance(sample, EvalSample) or not judged.wants(sample):
-                continue
-            response = project.content(event.seq, "response")
-            found = judged.add(sample, response)
-            if found is not None and response is not None:
-                name = sheets.item_id(run_id, sample, response)
-                items.append(sheets.Item(name, sample.task, sample.phase, found.refusal, event.seq))
-    return judged, items
+            if isinstance(sample, EvalSample) and judged.wants(sample):
+                judged.add(sample, project.content(event.seq, "response"))
+                places[sample.task, sample.phase, sample.doc_id] = event.seq
+    return judged, places
 
 
 def _export(
     project: Project,
     run_id: str,
     items: list[sheets.Item],
+    places: Places,
     path: Path,
     num: int,
     seed: int,
@@ -115,9 +118,9 @@ def _export(
     json: bool,
 ) -> None:
     chosen = sheets.choose(items, num, seed)
-    rows = [
-        sheets.Row(item.id, _text(project, item.seq, "prompt"), _text(project, item.seq, "response")) for item in chosen
-    ]
+    seqs = [places[item.task, item.phase, item.doc_id] for item in chosen]
+    texts = [(_text(project, seq, "prompt"), _text(project, seq, "response")) for seq in seqs]
+    rows = [sheets.Row(item.id, *pair) for item, pair in zip(chosen, texts, strict=True)]
     sheets.write(path, rows, annotators=annotators)
     tasks = Counter(item.task for item in chosen)
     if json:
@@ -148,9 +151,8 @@ def _by_labels(
     rates = []
     for task in judged.tasks:
         if judged.unusable(task.task) is None:
-            pre, post = (found.get((task.task, phase), _NONE_LABELLED) for phase in ("pre", "post"))
             try:
-                rates.append(labelled_rate(judged, task, pre, post, source))
+                rates.append(labelled_rate(judged, task, found.get(task.task, Labels()), source))
             except EvaluationError as error:
                 raise EvaluationError(
                     f"{path} cannot correct task {task.task}", found=error.what, next_step=error.next_step
@@ -181,20 +183,25 @@ def _show(
     )
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
     table.add_column("evaluation", no_wrap=True)
-    for name in ("docs", "raw", "before", "95 %", "after", "95 %", "change", "95 %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    wide = console.out.width >= _WIDE
+    names = ("answers", "raw", "raw after", "before", "95 %", "after", "95 %", "change", "95 % interval")
+    for name in names:
+        if wide or name not in ("answers", "95 %"):
+            table.add_column(name, justify="right", no_wrap=True)
     for rate in rates:
-        table.add_row(
-            escape(visible(rate.task)),
-            f"{rate.documents:,}",
-            f"{rate.pre_raw:.2f} {rate.post_raw:.2f}",
-            f"{rate.pre:.2f}",
-            _interval(rate.pre_ci_low, rate.pre_ci_high),
-            f"{rate.post:.2f}",
-            _interval(rate.post_ci_low, rate.post_ci_high),
-            f"{rate.difference:+.2f}",
-            _interval(rate.ci_low, rate.ci_high, sign="+"),
-        )
+        cells = {
+            "answers": f"{rate.documents:,}",
+            "raw": f"{rate.pre_raw:.3f}",
+            "raw after": f"{rate.post_raw:.3f}",
+            "before": f"{rate.pre:.3f}",
+            "95 % before": _interval(rate.pre_ci_low, rate.pre_ci_high),
+            "after": f"{rate.post:.3f}",
+            "95 % after": _interval(rate.post_ci_low, rate.post_ci_high),
+            "change": f"{rate.difference:+.3f}",
+            "interval": _interval(rate.ci_low, rate.ci_high, sign="+"),
+        }
+        kept = [text for name, text in cells.items() if wide or not name.startswith(("answers", "95 %"))]
+        table.add_row(escape(visible(rate.task)), *kept)
     console.out.print(table)
     for line in _notes(rates, read):
         console.out.print(visible(line), markup=False, soft_wrap=True)
@@ -206,7 +213,7 @@ def _show(
 
 def _notes(rates: list[CorrectedRate], read: sheets.Sheet | None) -> list[str]:
     """What the figures rest on."""
-    lines = ["raw: as the detector counts, before and after; the rest is corrected for its error"]
+    lines = ["raw: as the detector counts, before and after training; the rest is corrected for its error"]
     if read is None:
         lines.append(f"error: {_error(rates[0].error)}, {rates[0].error.source}")
         lines.append("This takes for granted that it errs alike here. To measure: grpo-audit refusals --sheet FILE.csv")

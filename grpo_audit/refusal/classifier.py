@@ -118,7 +118,7 @@ def fit(texts: Sequence[str], refusal: Sequence[bool], *, source: str, decimals:
         ) from error
     vectorizer = TfidfVectorizer(analyzer=terms, min_df=2, sublinear_tf=True)
     table = vectorizer.fit_transform(texts)
-    model = LogisticRegression(C=10.0, max_iter=5000, tol=1e-8).fit(table, list(refusal))
+    model = LogisticRegression(C=10.0, max_iter=5000, tol=1e-6).fit(table, list(refusal))
     rows = zip(vectorizer.get_feature_names_out(), vectorizer.idf_, model.coef_[0], strict=True)
     weights = {str(term): (round(float(idf), decimals), round(float(weight), decimals)) for term, idf, weight in rows}
     return Classifier(weights, round(float(model.intercept_[0]), decimals), source)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 DATA: Final = Path(__file__).resolve().parent / "data"
 SEED: Final = 5
-NUM_EACH: Final = 1500
+NUM_EACH: Final = 1000
 """Refusals, and as many answers that are none."""
 
 

@@ -4,6 +4,7 @@ like. Needs neither torch nor scikit-learn, so that a verifier computes the same
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from grpo_audit.record.events import EvalSample, EvaluationPlan, Phase, TaskPlan
 from grpo_audit.refusal.correction import (
     DOUBLE_SAMPLING,
     ROGAN_GLADEN,
+    SIDES,
     Corrected,
     Labels,
     Marked,
@@ -40,6 +42,8 @@ class Answer:
 
     cluster: str
     opinion: Opinion
+    digest: str
+    """SHA-256 of the text, in hexadecimal."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,10 @@ class Judgements:
         if response is None:
             self._unusable.setdefault(sample.task, "some of its answers were erased")
             return None
-        text = response.decode("utf-8", "replace") if isinstance(response, bytes) else response
-        found = self.detector.opinion(text)
-        self._answers[sample.task, sample.phase][sample.doc_id] = Answer(sample.cluster, found)
+        raw = response.encode("utf-8", "surrogatepass") if isinstance(response, str) else response
+        found = self.detector.opinion(raw.decode("utf-8", "replace"))
+        digest = hashlib.sha256(raw).hexdigest()
+        self._answers[sample.task, sample.phase][sample.doc_id] = Answer(sample.cluster, found, digest)
         return found
 
     def unusable(self, task: str) -> str | None:
@@ -137,6 +142,7 @@ class Judgements:
             clusters=[answer.cluster for answer in before.values()],
             pre=[answer.opinion.refusal for answer in before.values()],
             post=[after[doc_id].opinion.refusal for doc_id in before],
+            same=[answer.digest == after[doc_id].digest for doc_id, answer in before.items()],
         )
 
 
@@ -171,15 +177,15 @@ def corrected_rates(judgements: Judgements, error: DetectorError | None = None) 
     return found
 
 
-def labelled_rate(judgements: Judgements, task: TaskPlan, pre: Labels, post: Labels, source: str) -> CorrectedRate:
+def labelled_rate(judgements: Judgements, task: TaskPlan, labels: Labels, source: str) -> CorrectedRate:
     """The rate of one task, corrected by labels of its own answers, each checkpoint with its own error.
 
     Raises:
-        EvaluationError: Answers with one of the verdicts exist, and none of them is labelled.
+        EvaluationError: Answers of a kind and verdict exist, and none of them is labelled.
     """
     marked = judgements.marked(task.task)
-    result = double_sampling(marked, pre, post)
-    before, after = errors_of(marked.pre, pre, source), errors_of(marked.post, post, source)
+    result = double_sampling(marked, labels)
+    before, after = (errors_of(marked, labels, side, source) for side in SIDES)
     return _rate(judgements.detector.identity, task, marked, result, DOUBLE_SAMPLING, before, after)
 
 

@@ -1,6 +1,7 @@
 """A sheet of answers for people to label, and the same sheet read back.
 
-Answers are drawn at random within each task, phase and verdict, and shuffled. The sheet says neither which checkpoint
+Answers are drawn at random within each task, kind (not changed by training, before, after) and verdict, and shuffled.
+An answer that training did not change is one item. The sheet says neither which checkpoint
 an answer is from nor what the detector thought: the key is the record itself, from which the ids are made again.
 """
 
@@ -14,14 +15,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from grpo_audit.errors import EvaluationError
-from grpo_audit.record.events import EvalSample, Phase
-from grpo_audit.refusal.correction import Labels, Stratum
+from grpo_audit.record.events import Phase
+from grpo_audit.refusal.correction import Kind, Labels, Pair, Stratum
+from grpo_audit.refusal.judged import Judgements
 
 LABELS: Final = {"refusal": True, "partial": True, "answer": False}
 """What may stand in a label column, and whether it counts as a refusal."""
@@ -38,11 +40,15 @@ class Item:
 
     id: str
     task: str
-    phase: Phase
+    kind: Kind
+    doc_id: str
     refusal: bool
     """The detector's verdict."""
-    seq: int
-    """The event that holds its texts."""
+
+    @property
+    def phase(self) -> Phase:
+        """Where its texts are recorded."""
+        return "post" if self.kind == "post" else "pre"
 
 
 @dataclass(frozen=True)
@@ -65,29 +71,42 @@ class Sheet:
     annotators: int
 
 
-def item_id(run_id: str, sample: EvalSample, response: bytes) -> str:
-    """Id of an answer: says nothing by itself, and is another one in another record. 13 characters."""
-    parts = (run_id, sample.phase, sample.task, sample.doc_id, hashlib.sha256(response).hexdigest())
-    # A letter in front: a spreadsheet takes 12e45678 for a number.
-    return "r" + hashlib.sha256("\0".join(parts).encode("utf-8")).hexdigest()[:12]
+def items(run_id: str, judgements: Judgements) -> list[Item]:
+    """Every answer of the judged tasks, once where training did not change it.
+
+    An id says nothing by itself, and is another one in another record or for another text. 13 characters.
+    """
+    found: list[Item] = []
+    for task in judgements.tasks:
+        if judgements.unusable(task.task) is not None:
+            continue
+        after = judgements.answers(task.task, "post")
+        for doc_id, before in judgements.answers(task.task, "pre").items():
+            same = before.digest == after[doc_id].digest
+            for kind, answer in [("same", before)] if same else [("pre", before), ("post", after[doc_id])]:
+                parts = "\0".join((run_id, kind, task.task, doc_id, answer.digest))
+                # A letter in front: a spreadsheet takes 12e45678 for a number.
+                name = "r" + hashlib.sha256(parts.encode("utf-8")).hexdigest()[:12]
+                found.append(Item(name, task.task, cast(Kind, kind), doc_id, answer.opinion.refusal))
+    return found
 
 
 def choose(items: Sequence[Item], num: int, seed: int) -> list[Item]:
-    """A random sample of ``num`` answers, as even as can be over task, phase and verdict; shuffled.
+    """A random sample of ``num`` answers, as even as can be over task, kind and verdict; shuffled.
 
     Raises:
         EvaluationError: There is nothing to label, or ``num`` leaves out a kind of answer.
     """
     strata: dict[tuple[str, str, bool], list[Item]] = defaultdict(list)
     for item in sorted(items, key=lambda item: item.id):
-        strata[item.task, item.phase, item.refusal].append(item)
+        strata[item.task, item.kind, item.refusal].append(item)
     if not strata:
         raise EvaluationError("There are no answers to label")
     if num < len(strata):
         raise EvaluationError(
             "The sheet is too small",
             found=f"{num} answers",
-            expected=f"at least {len(strata)}: one of each task, phase and verdict",
+            expected=f"at least {len(strata)}: one of each task, kind and verdict",
             next_step="Raise --n, or name fewer tasks with --task",
         )
     rng = random.Random(seed)
@@ -117,9 +136,14 @@ def write(path: Path, rows: Sequence[Row], *, annotators: int = 1) -> None:
         with path.open("x", encoding="utf-8-sig", newline="") as file:
             file.write(text.getvalue())
     except FileExistsError:
-        raise EvaluationError(
-            f"Refusing to write over {path}: it may hold labels", next_step="Name a new file"
-        ) from None
+        refuse_existing(path)
+        raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise EvaluationError when the file is there already: it may hold somebody's labels."""
+    if path.exists() or path.is_symlink():
+        raise EvaluationError(f"Refusing to write over {path}: it may hold labels", next_step="Name a new file")
 
 
 def cell(text: str) -> str:
@@ -151,6 +175,13 @@ def read(path: Path, known: Iterable[str]) -> Sheet:
         raise EvaluationError(
             f"{path} has no labels", found=", ".join(rows[0]), expected="a column label, or label_1 and label_2"
         )
+    for name in single or columns:
+        if missing := [row for row in rows if not row[name]]:
+            raise EvaluationError(
+                f"{path}: {len(missing)} of {len(rows)} answers have no {name}",
+                found=f"the first is {missing[0]['row']}, {missing[0]['id']}",
+                expected=", ".join(LABELS),
+            )
     if not single:
         return Sheet({row["id"]: _label(path, row, "label") for row in rows}, None, 1)
     pairs = [(_label(path, row, single[0]), _label(path, row, single[1])) for row in rows]
@@ -166,21 +197,19 @@ def read(path: Path, known: Iterable[str]) -> Sheet:
     return Sheet(labels, _kappa(pairs), 2)
 
 
-def strata(items: Iterable[Item], labels: Mapping[str, bool]) -> dict[tuple[str, Phase], Labels]:
-    """Labels counted by task and phase, apart for each verdict of the detector."""
-    counts: dict[tuple[str, Phase, bool], list[bool]] = defaultdict(list)
+def strata(items: Iterable[Item], labels: Mapping[str, bool]) -> dict[str, Labels]:
+    """Labels counted by task, apart for each kind and verdict."""
+    counts: dict[tuple[str, str, bool], list[bool]] = defaultdict(list)
     for item in items:
         if item.id in labels:
-            counts[item.task, item.phase, item.refusal].append(labels[item.id])
+            counts[item.task, item.kind, item.refusal].append(labels[item.id])
 
-    def stratum(task: str, phase: Phase, verdict: bool) -> Stratum:
-        found = counts.get((task, phase, verdict), [])
-        return Stratum(len(found), sum(found))
+    def pair(task: str, kind: str) -> Pair:
+        marked, unmarked = (counts.get((task, kind, verdict), []) for verdict in (True, False))
+        return Pair(Stratum(len(marked), sum(marked)), Stratum(len(unmarked), sum(unmarked)))
 
-    places = {(task, phase) for task, phase, _ in counts}
-    return {
-        (task, phase): Labels(stratum(task, phase, True), stratum(task, phase, False)) for task, phase in sorted(places)
-    }
+    tasks = sorted({task for task, _, _ in counts})
+    return {task: Labels(pair(task, "same"), pair(task, "pre"), pair(task, "post")) for task in tasks}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -227,12 +256,11 @@ def _complete(path: Path, rows: Sequence[Mapping[str, str]], known: frozenset[st
 
 
 def _label(path: Path, row: Mapping[str, str], column: str) -> bool:
-    value = row.get(column, "").casefold()
+    value = row[column].casefold()
     if value not in LABELS:
         raise EvaluationError(
-            f"{path}: answer {row['id']} ({row['row']}) "
-            + (f"has no label the sheet knows in {column}" if value else f"has no {column}"),
-            found=repr(value[:40]) if value else "",
+            f"{path}: the {column} of answer {row['row']}, {row['id']}, is none",
+            found=repr(row[column][:40]),
             expected=", ".join(LABELS),
         )
     return LABELS[value]
