@@ -155,7 +155,7 @@ def _probes(run: Run) -> Field[Any]:
         f"second verifier {entry.payload.second} does not reward"
         for entry in run.regraded
     ]
-    return measured("; ".join(parts), *(entry.seq for entry in (*run.probed, *run.regraded)))
+    return measured("; ".join(parts), *(entry.seq for entry in run.probed), *(entry.seq for entry in run.regraded))
 
 
 def _known_exploits(run: Run) -> Field[Any]:

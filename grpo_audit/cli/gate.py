@@ -6,24 +6,18 @@ import json as jsonlib
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from grpo_audit.catalogue.reader import RunReader, read_config
 from grpo_audit.cli import console
 from grpo_audit.cli.console import visible
+from grpo_audit.cli.gates import gate_line, gate_table
 from grpo_audit.cli.runs import DEFAULT_DB, Db, Json
 from grpo_audit.errors import ConfigError, ExitCode, VerificationError
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.audits import GateResult, GatesChecked
 from grpo_audit.record.events import EventKind
 from grpo_audit.stats.evidence import read_figures
 from grpo_audit.stats.figures import Figure
 from grpo_audit.stats.gates import check_gates
-
-SHOWN = 6
-"""Figures of one gate that the table names; --json has all."""
 
 
 def gate(
@@ -71,48 +65,6 @@ def gate(
         )
     if not result.passed:
         raise typer.Exit(ExitCode.GATE_FAILED)
-
-
-def gate_table(result: GatesChecked, title: str) -> Table:
-    """Each gate: what it asks for, what was found, and whether it holds."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for name in ("gate", "condition", "found", ""):
-        table.add_column(name, overflow="fold")
-    for item in result.gates:
-        mark = "[green]holds[/green]" if item.passed else "[bold red]FAILS[/bold red]"
-        table.add_row(
-            Text(visible(item.name)),
-            Text(visible(f"{item.figure} {item.condition}")),
-            Text(visible(found_words(item))),
-            mark,
-        )
-    return table
-
-
-def found_words(item: GateResult) -> str:
-    """What was found, those figures first that do not meet the condition."""
-    if not item.found:
-        return "no such figure in this run"
-    if item.passed and len(item.found) > 1:
-        return f"all {len(item.found)} figures"
-    names = [*item.failed, *(name for name in item.found if name not in item.failed)]
-    shown = [f"{name} = {_short(item.found[name])}" for name in names[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def gate_line(result: GatesChecked) -> str:
-    """One line, as rich markup."""
-    failed = sum(not item.passed for item in result.gates)
-    if result.passed:
-        return f"[bold green]GATES HOLD[/bold green]  {len(result.gates)} of {len(result.gates)}, fixed before step 0"
-    return f"[bold red]GATES FAIL[/bold red]  {failed} of {len(result.gates)}, fixed before step 0"
-
-
-def _short(value: str) -> str:
-    try:
-        return f"{float(value):.4g}"
-    except ValueError:
-        return value
 
 
 def _list(found: dict[str, Figure], *, json: bool) -> None:

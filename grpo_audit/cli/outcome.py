@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
@@ -12,10 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from grpo_audit.cli import console
+from grpo_audit.cli.console import visible
+from grpo_audit.cli.gates import found_words, gate_line
 from grpo_audit.config.location import without_password
 from grpo_audit.errors import ExitCode
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import Comparison, EventKind, Verdict
+from grpo_audit.record.events import Comparison, EventKind, GatesChecked, Verdict
 from grpo_audit.report.data import collect
 from grpo_audit.report.render import ReportPaths, render
 from grpo_audit.verify.l0 import verify
@@ -60,16 +63,29 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
     return table
 
 
-def write_report(
-    db: str, run_id: str, folder: Path, target: Path
-) -> tuple[VerifyReport, ReportPaths, Comparison | None]:
-    """Verify the run with its files in ``folder``, then render its report into ``target``."""
+@dataclass(frozen=True)
+class Written:
+    """A report, and what a program wants to know of it."""
+
+    verdict: VerifyReport
+    paths: ReportPaths
+    comparison: Comparison | None
+    gates: GatesChecked | None
+
+
+def write_report(db: str, run_id: str, folder: Path, target: Path, against: Sequence[str] = ()) -> Written:
+    """Verify the run with its files in ``folder``, then render its report into ``target``. ``against`` names other runs
+    whose trained weights the report sets beside this run's."""
     verdict = verify(db, run=run_id, run_folder=folder)
     with Project.open(db, mode="read") as project:
-        paths = render(collect(project, run_id, verdict), target)
-        event = project.last(run_id, EventKind.COMPARISON)
-    comparison = event.payload if event and isinstance(event.payload, Comparison) else None
-    return verdict, paths, comparison
+        paths = render(collect(project, run_id, verdict, against=against), target)
+        compared, gates = project.last(run_id, EventKind.COMPARISON), project.last(run_id, EventKind.GATES_CHECKED)
+    return Written(
+        verdict,
+        paths,
+        compared.payload if compared and isinstance(compared.payload, Comparison) else None,
+        gates.payload if gates and isinstance(gates.payload, GatesChecked) else None,
+    )
 
 
 def verdict_line(report: VerifyReport) -> str:
@@ -94,9 +110,12 @@ def verdict_json(report: VerifyReport) -> dict[str, object]:
     }
 
 
-def finish(db: str, run_id: str, folder: Path, *, json: bool, target: Path | None = None) -> None:
+def finish(
+    db: str, run_id: str, folder: Path, *, json: bool, target: Path | None = None, against: Sequence[str] = ()
+) -> None:
     """The end of ``run``, ``train`` and ``report``. Exits non-zero when verification fails."""
-    verdict, paths, comparison = write_report(db, run_id, folder, target or folder)
+    written = write_report(db, run_id, folder, target or folder, against)
+    verdict, paths, comparison, gates = written.verdict, written.paths, written.comparison, written.gates
     if json:
         result = {
             "run": run_id,
@@ -105,12 +124,18 @@ def finish(db: str, run_id: str, folder: Path, *, json: bool, target: Path | Non
             "model_card": str(paths.card),
             "verification": verdict_json(verdict),
             "comparison": comparison.model_dump(mode="json") if comparison else None,
+            "gates": gates.model_dump(mode="json") if gates else None,
         }
         typer.echo(jsonlib.dumps(result, indent=2))
     else:
         console.out.print()
         if comparison:
             console.out.print(comparison_table(comparison, f"{run_id}: before and after RL"))
+        if gates:
+            console.out.print(gate_line(gates), soft_wrap=True)
+            for item in gates.gates:
+                if not item.passed:
+                    console.out.print(f"  {visible(item.name)}: {visible(found_words(item))}", markup=False)
         console.out.print(verdict_line(verdict), soft_wrap=True)
         console.out.print(f"report      {paths.html}", soft_wrap=True)
         console.out.print(f"model card  {paths.card}", soft_wrap=True)

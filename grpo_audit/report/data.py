@@ -40,6 +40,7 @@ from grpo_audit.report.index import evidence_index
 from grpo_audit.report.method import method, reward_sources
 from grpo_audit.report.model import Attempt, FindingItem, Header, OtherRun, RecordSection, ReportData
 from grpo_audit.report.numbers import whole
+from grpo_audit.report.others import others
 from grpo_audit.report.provenance import card_facts, environment_facts, lineage, notice, prompt_facts
 from grpo_audit.report.rejections import rejections
 from grpo_audit.report.release import release
@@ -54,18 +55,22 @@ MAX_NAMED = 12
 _GRAVITY = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
-def collect(project: Project, run_id: str, verification: VerifyReport | None) -> ReportData:
+def collect(
+    project: Project, run_id: str, verification: VerifyReport | None, *, against: Sequence[str] = ()
+) -> ReportData:
     """Everything the report says about a run, from its record alone. Same record, same data.
 
     ``run_id`` is the full id. ``verification`` is the result of ``verify`` on this record; None is shown as "not
-    verified", never as a pass. Memory does not grow with the number of rollouts.
+    verified", never as a pass. ``against`` names other runs to set this one beside. Memory does not grow with the
+    number of rollouts.
 
-    Raises ConfigError when there is no such run, StorageError when the record cannot be read.
+    Raises ConfigError when there is no such run, StorageError when the record cannot be read, ComparisonError when this
+    run has no evaluation that others could be compared with.
     """
     run = project.find_run(run_id)
     reader = RunReader(project, run.run_id)
     with project.session() as session:
-        data = _collect(reader, session, run, verification)
+        data = replace(_collect(reader, session, run, verification), others=others(project, run.run_id, against))
         return replace(data, index=evidence_index(session, data))
 
 

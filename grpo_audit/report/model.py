@@ -11,7 +11,7 @@ from enum import StrEnum
 from grpo_audit.ledger.runs import RunState
 from grpo_audit.record.events import Severity
 from grpo_audit.report.evidence import Fact, Source
-from grpo_audit.report.model_checks import Beside, Contamination, Gates, RewardAudit
+from grpo_audit.report.model_checks import Beside, Contamination, Gates, Others, RewardAudit
 from grpo_audit.report.visible import Excerpt
 
 
@@ -491,4 +491,7 @@ class ReportData:
     standards: tuple[StandardRow, ...]
     limits: tuple[str, ...]
     card: CardFacts
+    others: tuple[Others, ...] = ()
+    """Other runs of the record, on request."""
+
     index: tuple[IndexRow, ...] = ()

@@ -242,3 +242,36 @@ class Beside:
     lengths: tuple[LengthRow, ...]
     corrected: tuple[CorrectedRow, ...]
     source: Source
+
+
+@dataclass(frozen=True)
+class OtherRow:
+    """One task under the trained weights of another run, and of this one."""
+
+    task: str
+    behaviour: str
+    metric: str
+    safety: bool
+    documents: int
+    other: float
+    this: float
+    difference: float
+    ci_low: float | None
+    ci_high: float | None
+    p_adjusted: float | None
+    gained: int
+    lost: int
+    verdict: str
+    standing: str
+
+
+@dataclass(frozen=True)
+class Others:
+    """Another run that this one is set beside."""
+
+    run_id: str
+    rows: tuple[OtherRow, ...]
+    missing: str
+    """Why they cannot be compared; empty when they are."""
+
+    source: Source

@@ -24,13 +24,14 @@ from grpo_audit.report.numbers import share, significant
 NOTABLE_RATE = 0.05
 """Share of empty or truncated answers from which a row carries a remark."""
 
-_STANDINGS = {
+STANDINGS = {
     Verdict.IMPROVED: Standing.GOOD,
     Verdict.REGRESSED: Standing.BAD,
     Verdict.NOT_WORSE: Standing.QUIET,
     Verdict.INCONCLUSIVE: Standing.OPEN,
     Verdict.NO_DISCORDANT_PAIRS: Standing.QUIET,
 }
+"""How a row of each verdict is coloured."""
 
 Measured = Mapping[tuple[Phase, str], Entry[EvalTask]]
 """Newest result by phase and task."""
@@ -132,7 +133,7 @@ def _row(
         lost=found.lost if found else None,
         verdict=found.verdict.value if found else None,
         method=found.method if found and not shared_method else "",
-        standing=_STANDINGS[found.verdict] if found else Standing.OPEN,
+        standing=STANDINGS[found.verdict] if found else Standing.OPEN,
         missing="" if found else _why_missing(pre, post),
         remarks=_row_remarks(plan, found, pre, post),
         source=Source(Evidence.MEASURED, tuple(dict.fromkeys(seqs))),

@@ -75,7 +75,7 @@ def trace(
         tally.nothing("no report is beside the record")
         return tally.check()
     try:
-        data = collect(project, run_id, verification)
+        data = collect(project, run_id, verification, against=() if withheld else _others(files))
     except GrpoAuditError as error:
         tally.wrong(f"the report cannot be collected again: {error}")
         return tally.check()
@@ -83,12 +83,21 @@ def trace(
     return tally.check()
 
 
+def _others(files: Mapping[str, bytes]) -> list[str]:
+    """The other runs that the report says it stands beside; whatever else the file says is looked at later."""
+    try:
+        found = json.loads(files.get(DATA_NAME, b"{}"))["report"]["others"]
+        return [str(item["run_id"]) for item in found]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
 class _Trace:
     """One comparison."""
 
     def __init__(self, data: ReportData, files: Mapping[str, bytes], tally: Tally, *, withheld: bool) -> None:
         self._data, self._files, self._tally = data, files, tally
-        self._index = frozenset({"index", "evidence"} if withheld else ())
+        self._index = frozenset({"index", "evidence", "others"} if withheld else ())
         self._grown = False
         self._same_figures = False
 
@@ -106,7 +115,7 @@ class _Trace:
         if CARD_NAME in self._files:
             self._compare_card(self._files[CARD_NAME].decode("utf-8", "replace"))
         if self._index:
-            self._tally.remark("index of events not compared: the bundle withholds those of other runs")
+            self._tally.remark("index of events and other runs not compared: the bundle withholds them")
         if self._grown:
             self._tally.remark("the record has grown since: sections about the whole record were not compared")
 
