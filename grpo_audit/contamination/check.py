@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -11,14 +10,16 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from grpo_audit.contamination.index import Hit, Index, Kind, Test
+from grpo_audit.contamination.controls import Control, controls
+from grpo_audit.contamination.documents import Hit, Kind
+from grpo_audit.contamination.index import Index
 
 CHUNK: Final = 2000
 """Prompts handed to a process at once."""
 SMALL: Final = 20_000
 """Prompts below which starting processes costs more than it saves."""
-CONTROLS: Final = 500
-"""Documents planted for a control; all when there are fewer."""
+SOIL: Final = 200
+"""Prompts from the beginning in which documents are hidden as a control."""
 NAMED: Final = 3
 """Prompts that are named for each document."""
 
@@ -47,21 +48,6 @@ class DocumentFinding:
 
 
 @dataclass(frozen=True)
-class Control:
-    """A check of the check: documents planted on purpose."""
-
-    name: str
-    planted: int
-    found: int
-    expected_all: bool
-
-    @property
-    def ok(self) -> bool:
-        """Whether it came out as it must. Nothing planted proves nothing."""
-        return self.planted > 0 and self.found == (self.planted if self.expected_all else 0)
-
-
-@dataclass(frozen=True)
 class Contamination:
     """The result."""
 
@@ -70,7 +56,9 @@ class Contamination:
     """Words of all prompts."""
     prompts_contaminated: int
     prompts_flagged: int
-    """With an overlap of any kind, the contaminated ones included."""
+    """With an overlap of words or characters, the contaminated ones included."""
+    prompts_numbers_only: int
+    """With nothing but the same numbers."""
     documents: dict[str, int]
     """By task."""
     tested_by: dict[str, dict[str, int]]
@@ -99,21 +87,24 @@ def check(
 ) -> Contamination:
     """Look every prompt up. Memory grows with the documents, not with the prompts.
 
-    ``on_prompt`` is called for each prompt, in order, with (contaminated, flagged).
+    ``on_prompt`` is called for each prompt, in order, with (contaminated, any overlap).
     """
-    total = contaminated = flagged = words = 0
+    total = contaminated = flagged = numbers = words = 0
     findings: dict[int, DocumentFinding] = {}
-    for found, words_of_chunk in _scan(index, prompts, jobs):
-        words += words_of_chunk
-        for prompt_id, hits in found:
-            is_contaminated = any(hit.contaminates for hit in hits)
-            total += 1
-            contaminated += is_contaminated
-            flagged += bool(hits)
+    soil = _Soil(prompts)
+    for chunk in _scan(index, soil, jobs):
+        words += chunk.words
+        total += chunk.prompts
+        for prompt_id, hits in chunk.found.values():
+            contaminated += any(hit.contaminates for hit in hits)
+            overlaps = any(not hit.kind.numbers_only for hit in hits)
+            flagged, numbers = flagged + overlaps, numbers + (not overlaps)
             for hit in hits:
                 _note(index, findings, prompt_id, hit)
-            if on_prompt is not None:
-                on_prompt(is_contaminated, bool(hits))
+        if on_prompt is not None:
+            for place in range(chunk.prompts):
+                hits = chunk.found[place][1] if place in chunk.found else []
+                on_prompt(any(hit.contaminates for hit in hits), bool(hits))
     tested: dict[str, Counter[str]] = {}
     for document, test in zip(index.documents, index.tests, strict=True):
         tested.setdefault(document.task, Counter())[test.value] += 1
@@ -122,10 +113,11 @@ def check(
         words=words,
         prompts_contaminated=contaminated,
         prompts_flagged=flagged,
+        prompts_numbers_only=numbers,
         documents={task: counts.total() for task, counts in tested.items()},
         tested_by={task: dict(counts) for task, counts in tested.items()},
         findings=[findings[number] for number in sorted(findings)],
-        controls=controls(index),
+        controls=controls(index, soil.kept),
     )
 
 
@@ -142,10 +134,30 @@ def _note(index: Index, findings: dict[int, DocumentFinding], prompt_id: str, hi
         finding.examples.append(prompt_id)
 
 
-_Found = tuple[list[tuple[str, list[Hit]]], int]
+class _Soil:
+    """Passes prompts on and keeps the first ones, for the controls."""
+
+    def __init__(self, prompts: Iterable[PromptText]) -> None:
+        self._prompts = prompts
+        self.kept: list[str] = []
+
+    def __iter__(self) -> Iterator[PromptText]:
+        for prompt in self._prompts:
+            if len(self.kept) < SOIL:
+                self.kept.append(prompt.text[:2000])
+            yield prompt
 
 
-def _scan(index: Index, prompts: Iterable[PromptText], jobs: int) -> Iterator[_Found]:
+class _Scanned(NamedTuple):
+    """What was found in a chunk."""
+
+    prompts: int
+    words: int
+    found: dict[int, tuple[str, list[Hit]]]
+    """By place in the chunk: the prompt's id and what it has. Prompts without a hit are left out."""
+
+
+def _scan(index: Index, prompts: Iterable[PromptText], jobs: int) -> Iterator[_Scanned]:
     """Chunks in order; at most two for each process are on their way."""
     chunks = _chunks(prompts)
     first = list(islice(chunks, SMALL // CHUNK))
@@ -155,7 +167,7 @@ def _scan(index: Index, prompts: Iterable[PromptText], jobs: int) -> Iterator[_F
         return
     # spawned: a forked process could inherit the locks of other threads
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (index,)) as pool:
-        waiting: deque[Future[_Found]] = deque()
+        waiting: deque[Future[_Scanned]] = deque()
         for chunk in chain(first, chunks):
             waiting.append(pool.submit(_look_up_here, chunk))
             if len(waiting) >= 2 * jobs:
@@ -170,10 +182,10 @@ def _chunks(prompts: Iterable[PromptText]) -> Iterator[list[PromptText]]:
         yield chunk
 
 
-def _look_up(index: Index, chunk: list[PromptText]) -> _Found:
-    return [(prompt.id, index.look_up(prompt.text)) for prompt in chunk], sum(
-        len(prompt.text.split()) for prompt in chunk
-    )
+def _look_up(index: Index, chunk: list[PromptText]) -> _Scanned:
+    hits = index.look_up_all([prompt.text for prompt in chunk])
+    found = {place: (chunk[place].id, these) for place, these in enumerate(hits) if these}
+    return _Scanned(len(chunk), sum(len(prompt.text.split()) for prompt in chunk), found)
 
 
 _index: Index
@@ -184,32 +196,5 @@ def _start(index: Index) -> None:
     _index = index
 
 
-def _look_up_here(chunk: list[PromptText]) -> _Found:
+def _look_up_here(chunk: list[PromptText]) -> _Scanned:
     return _look_up(_index, chunk)
-
-
-def controls(index: Index, seed: int = 0) -> list[Control]:
-    """Plant documents in other text and look them up: as they are, with other numbers, and with their words shuffled.
-
-    The first two must be found, each as the document it is, the last must not be.
-    """
-    rng = random.Random(seed)
-    testable = [number for number, test in enumerate(index.tests) if test is not Test.EXACT_ONLY]
-    chosen = sorted(rng.sample(testable, min(CONTROLS, len(testable))))
-    as_is = sum(
-        _is_found(index, number, f"Please read this. {index.documents[number].text} Answer.") for number in chosen
-    )
-    by_words = [number for number in chosen if index.tests[number] is Test.WORDS]
-    shuffled = 0
-    for number in by_words:
-        words = index.documents[number].text.split()
-        rng.shuffle(words)
-        shuffled += any(hit.kind is not Kind.TRANSLATION for hit in index.look_up(" ".join(words)) if hit.contaminates)
-    return [
-        Control("documents planted as they are must be found", len(chosen), as_is, expected_all=True),
-        Control("documents with their words shuffled must not be", len(by_words), shuffled, expected_all=False),
-    ]
-
-
-def _is_found(index: Index, number: int, text: str) -> bool:
-    return any(hit.document == number and hit.contaminates for hit in index.look_up(text))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from grpo_audit.errors import PromptError
 
 USUAL_FIELDS: Final = ("prompt", "question", "problem", "instruction", "input", "query", "text")
@@ -44,7 +46,7 @@ def rows(path: Path, field: str | None = None) -> Iterator[Row]:
             if field not in values:
                 raise PromptError(
                     f"{path}, row {number}, has no field {field!r}",
-                    found=", ".join(map(str, list(values)[:8])),
+                    found=", ".join(map(str, list(values)[:8])) or "none",
                     next_step="Name the field that holds the text with --field",
                 )
             yield Row(str(values.get("id", number)), _text(values[field]), line)
@@ -55,9 +57,10 @@ def rows(path: Path, field: str | None = None) -> Iterator[Row]:
 
 
 def _field(path: Path, values: dict[str, Any]) -> str:
+    known = {str(name).lower(): name for name in reversed(values)}
     for name in USUAL_FIELDS:
-        if name in values:
-            return name
+        if name in known:
+            return known[name]
     raise PromptError(
         f"{path}: which field holds the text?",
         found=", ".join(map(str, list(values)[:8])),
@@ -85,12 +88,19 @@ def _jsonl(path: Path) -> _Read:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values = _json(line)
             except (ValueError, RecursionError) as error:
                 raise PromptError(f"{path}, line {number}, is not JSON", expected="one JSON object a line") from error
             if not isinstance(values, dict):
                 raise PromptError(f"{path}, line {number}, is no JSON object", expected="{...}")
             yield values, line.rstrip("\n")
+
+
+def _json(line: str) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:  # stricter than json: NaN, for one, and integers of more than 64 bits
+        return json.loads(line)
 
 
 def _csv(path: Path) -> _Read:

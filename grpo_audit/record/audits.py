@@ -32,6 +32,9 @@ class TaskContamination(_Part):
     """Nothing but the same multiset of numbers: a translation, or a coincidence."""
     untestable: int
     """Too short, or without one distinctive n-gram: only an exact copy would be seen."""
+    texts_digest: Digest | None = None
+    """SHA-256 over the words looked for, a line a document, in order; without what all documents of the task begin and
+    end with. None where it was not kept."""
 
 
 class DocumentOverlap(_Part):
@@ -42,12 +45,13 @@ class DocumentOverlap(_Part):
     how: str
     """``exact``, ``words`` ..."""
     coverage: float
-    """Largest share of the document that one prompt covers."""
+    """Largest share of the document's distinctive words (or of its characters) that one prompt covers; 0 where nothing
+    but the numbers is the same."""
     contaminated: bool
     prompts: int
     """Prompts that overlap with it."""
     examples: list[str]
-    """Ids of the first of them."""
+    """Ids of the first of them; none for the weakest overlaps when there are very many."""
 
 
 class ControlOutcome(_Part):
@@ -70,9 +74,14 @@ class Decontamination(Payload):
     prompts: int
     words: int
     prompts_contaminated: int
+    """With more than half of a document in them."""
     prompts_flagged: int
+    """With an overlap of words or characters, the contaminated ones included."""
+    prompts_numbers_only: int = 0
+    """With nothing but the same numbers as a document."""
     tasks: list[TaskContamination]
     overlaps: list[DocumentOverlap]
+    """Every one: contaminated documents first, then the largest coverage, then the suite's order."""
     controls: list[ControlOutcome]
     valid: bool
     """Whether every control came out; otherwise the check says nothing."""
