@@ -180,6 +180,8 @@ def _build_default(manager: Any, name: str) -> dict[str, Any]:
         raise EvaluationError(
             f"Task {name} cannot be loaded",
             found=first_line(error),
-            next_step="Its data set lies on the hub: check the network, or download it beforehand (suite release-local "
+            next_step=f"Install the package {error.name}"
+            if isinstance(error, ModuleNotFoundError)
+            else "Its data set lies on the hub: check the network, or download it beforehand (suite release-local "
             "names no such tasks)",
         ) from error

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="'builtin', a model folder or a hub id.")] = "builtin",
-    suite: Annotated[str, typer.Option(help="'builtin' or a folder of lm-eval task files.")] = "builtin",
+    suite: Annotated[
+        str, typer.Option(help="'builtin', 'release', 'release-local' or a folder of lm-eval task files.")
+    ] = "builtin",
+    data: Annotated[str | None, typer.Option(help="Folder with the files that the release suite reads.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task. May be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Documents per task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
@@ -41,7 +44,9 @@ def evaluate(
     here = Path.cwd()
     settings = ModelConfig(path=model)
     identity = model_identity(resolve_folder(settings, here), source=model)
-    loaded = load_suite(EvaluationConfig(suite=suite, tasks=task or [], limit=limit, batch_size=batch_size), here)
+    loaded = load_suite(
+        EvaluationConfig(suite=suite, data=data, tasks=task or [], limit=limit, batch_size=batch_size), here
+    )
     policy = Policy.load(settings, here)
     results: list[TaskResult] = []
     with console.bar("evaluate", sum(item.documents for item in loaded.plan.tasks)) as bar:
