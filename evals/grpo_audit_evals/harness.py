@@ -30,6 +30,8 @@ import lm_eval.tasks
 import lm_eval.utils
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from grpo_audit_evals import sampling
+
 HARNESS = f"lm-eval {importlib.metadata.version('lm-eval')}"
 """Name and version, as the record states it."""
 FEWSHOT_SEED = 1234
@@ -83,15 +85,31 @@ def task_index(folder: Path | None, *, defaults: bool) -> Any:
         )
 
 
-def run_task(model: Any, name: str, task: Any, *, limit: int | None, chat_template: bool) -> list[dict[str, Any]]:
+@contextlib.contextmanager
+def _each_answer_alone(task: Any) -> Iterator[None]:
+    """Filters and scorer see the sampled answers of a document one by one; see ``sampling``."""
+    filters, _ = sampling.usable_filters(task)
+    with (
+        mock.patch.object(task, "_filters", [sampling.OneByOne(pipeline) for pipeline in filters]),
+        mock.patch.object(task, "process_results", sampling.one_by_one(task.process_results)),
+    ):
+        yield
+
+
+def run_task(
+    model: Any, name: str, task: Any, *, limit: int | None, chat_template: bool, sampled: bool = False
+) -> list[dict[str, Any]]:
     """Evaluate one task with lm-eval's ``evaluate``; returns its logged samples, one per document and filter.
+
+    With ``sampled`` a filtered response is the list of a document's answers, and a metric the list of their values.
 
     No cache of any kind is used: lm-eval's has no model in its key, so that the second set of weights would be given
     the answers of the first. Its aggregates are not computed: some crash on valid answers (ragged Brier scores, F1 of
     three classes), after everything was generated, and what we record are the documents and their mean.
     """
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    with quiet(), _templates_kept(), mock.patch.object(task, "aggregation", lambda: defaultdict(lambda: len)):
+    alone = _each_answer_alone(task) if sampled else contextlib.nullcontext()
+    with quiet(), _templates_kept(), alone, mock.patch.object(task, "aggregation", lambda: defaultdict(lambda: len)):
         results = lm_eval.evaluator.evaluate(
             model,
             {"tasks": {name: task}},

@@ -12,6 +12,7 @@ import numpy as np
 from grpo_audit.errors import EvaluationError
 from grpo_audit_evals import harness
 from grpo_audit_evals.documents import Document, document_hash
+from grpo_audit_evals.sampling import Values
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def usable_metrics(task: Any, rows: Sequence[Mapping[str, Mapping[str, Any]]]) -
             left_out.append(f"{name} (missing on {missing} documents)")
         elif not harness.is_mean(task, name) and name != "brier_score":
             left_out.append(f"{name} (not a mean over documents)")
-        elif any(number(name, row[item].get(name)) is None for row in rows for item in filters):
+        elif any(numbers(name, row[item].get(name)) is None for row in rows for item in filters):
             left_out.append(f"{name} (not a finite number on every document)")
         else:
             usable += [Metric(name if len(filters) == 1 else f"{name},{item}", name, item) for item in filters]
@@ -66,11 +67,12 @@ def usable_metrics(task: Any, rows: Sequence[Mapping[str, Mapping[str, Any]]]) -
 
 def values(
     metrics: Sequence[Metric], row: Mapping[str, Mapping[str, Any]], *, task: str, doc_id: str
-) -> dict[str, float]:
-    """The metrics of one document. Raises EvaluationError where one is missing or no finite number."""
-    found: dict[str, float] = {}
+) -> dict[str, list[float]]:
+    """The metrics of one document: a value for each of its answers. Raises EvaluationError where one is missing or no
+    finite number."""
+    found: dict[str, list[float]] = {}
     for metric in metrics:
-        value = number(metric.name, row[metric.filter].get(metric.name))
+        value = numbers(metric.name, row[metric.filter].get(metric.name))
         if value is None:
             raise EvaluationError(
                 f"Task {task}: {metric.key} of document {doc_id!r} is no finite number",
@@ -79,6 +81,12 @@ def values(
             )
         found[metric.key] = value
     return found
+
+
+def numbers(name: str, value: Any) -> list[float] | None:
+    """A metric's value, or its values for several answers, as finite floats; None when one of them is no such."""
+    found = [number(name, item) for item in (value if isinstance(value, Values) else [value])]
+    return [item for item in found if item is not None] if found and None not in found else None
 
 
 def number(name: str, value: Any) -> float | None:

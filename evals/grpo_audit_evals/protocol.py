@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from grpo_audit.record.identity import file_digest
-from grpo_audit_evals import harness
+from grpo_audit_evals import harness, sampling
 from grpo_audit_evals.documents import Document, document_hash, documents_digest
 
 OWN_PACKAGES = ("grpo_audit", "grpo_audit_builtin", "grpo_audit_evals")
@@ -29,7 +29,6 @@ def protocol_text(tasks: Mapping[str, Any], documents: Mapping[str, Sequence[Doc
     """The protocol of a suite as JSON; its SHA-256 is the protocol digest. The same on every machine and path."""
     protocol = {
         "harness": harness.HARNESS,
-        "decoding": "greedy",
         "fewshot_seed": harness.FEWSHOT_SEED,
         "tasks": {name: _task_protocol(task, documents[name]) for name, task in tasks.items()},
     }
@@ -43,8 +42,10 @@ def _task_protocol(task: Any, documents: Sequence[Document]) -> dict[str, Any]:
     described = _described({**config, "dataset_kwargs": _without_places(config.get("dataset_kwargs"))}, functions)
     if type(task).__module__ != "lm_eval.api.task":
         functions[f"{type(task).__module__}.{type(task).__qualname__}"] = type(task)
+    sampled = sampling.of(task)
     return {
         "config": described,
+        "decoding": "greedy" if sampled is None else sampled.protocol(),
         "version": str(task.VERSION),
         "documents": len(documents),
         "documents_digest": documents_digest([document.digest for document in documents]),

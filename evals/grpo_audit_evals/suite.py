@@ -17,10 +17,11 @@ from grpo_audit.errors import EvaluationError
 from grpo_audit.record.events import EvaluationPlan, TaskPlan
 from grpo_audit.record.identity import bytes_digest
 from grpo_audit_evals import behaviours, harness
-from grpo_audit_evals.checks import check_greedy, check_kind, check_scoring
+from grpo_audit_evals.checks import check_decoding, check_kind, check_scoring
 from grpo_audit_evals.documents import Document, documents_digest, read_documents
 from grpo_audit_evals.metrics import Metric
 from grpo_audit_evals.protocol import protocol_text
+from grpo_audit_evals.sampling import Sampling
 from grpo_audit_evals.sources import find
 from grpo_audit_evals.task_files import load_tasks, nearest
 
@@ -47,6 +48,8 @@ class SuiteTask:
     """Every metric that is a number on each document; the primary one among them."""
     left_out: tuple[str, ...]
     """Metrics that are not recorded, each with the reason."""
+    sampling: Sampling | None = None
+    """How answers are sampled; None: greedily."""
 
     @property
     def name(self) -> str:
@@ -79,7 +82,7 @@ def load_suite(config: EvaluationConfig, base_dir: Path) -> Suite:
 
     Raises:
         EvaluationError: Unknown task or metric (with the nearest names), unreadable file, failing or incomparable
-            scoring, a task that asks for sampling, documents with equal ids.
+            scoring, a task that asks for a way to answer that there is not, documents with equal ids.
     """
     source = find(config, base_dir)
     tasks = load_tasks(source.folder, config.tasks, more=source.more, data=source.data)
@@ -109,11 +112,11 @@ def _check_margins(config: EvaluationConfig, tasks: Mapping[str, Any]) -> None:
 
 def _suite_task(name: str, task: Any, config: EvaluationConfig) -> SuiteTask:
     check_kind(name, task)
-    check_greedy(name, task)
+    sampled = check_decoding(name, task)
     if task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0)
     documents = read_documents(name, task.eval_docs, config.limit)
-    metrics, left_out = check_scoring(name, task, documents)
+    metrics, left_out = check_scoring(name, task, documents, sampled)
     metadata = _metadata(name, task)
     primary = _primary(name, metadata.primary_metric, metrics, left_out)
     known = behaviours.of(name)
@@ -126,8 +129,10 @@ def _suite_task(name: str, task: Any, config: EvaluationConfig) -> SuiteTask:
         margin=config.margins.get(name, config.margin),
         documents=len(documents),
         documents_digest=documents_digest([document.digest for document in documents]),
+        samples=sampled.samples if sampled else 1,
+        temperature=sampled.temperature if sampled else None,
     )
-    return SuiteTask(plan, task, documents, tuple(metrics), tuple(left_out))
+    return SuiteTask(plan, task, documents, tuple(metrics), tuple(left_out), sampled)
 
 
 def _metadata(name: str, task: Any) -> TaskMetadata:

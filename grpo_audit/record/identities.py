@@ -138,6 +138,11 @@ class TaskPlan(BaseModel):
     documents: int
     documents_digest: Digest
     """SHA-256 over the documents' hashes, in order."""
+    samples: int = 1
+    """Answers to each document. A document's value is the mean over them; ``METRIC pass@k`` beside it is the
+    probability that one of k is right, for metrics that are 0 or 1 on every answer."""
+    temperature: float | None = None
+    """Answers are drawn at this temperature, with the same noise before and after; None: the most likely token."""
 
 
 class EvaluationPlan(BaseModel):

@@ -86,7 +86,7 @@ def test_the_stop_strings_of_the_suite_really_stop_answers(policy: Policy, tiny_
             harness.run_task(lm, task.name, task.task, limit=None, chat_template=False)
         finally:
             task.task.config.generation_kwargs["until"] = before
-        for answer in lm.answers.values():
+        for (answer,) in lm.answers.values():
             endings.add((answer.finish_reason, answer.raw[-4:] if answer.raw.endswith("</s>") else answer.raw[-1:]))
     assert {("stop", "</s>"), ("stop", "\n"), ("stop", "z")} <= endings
     assert any(reason == "length" for reason, _ in endings)

@@ -197,13 +197,23 @@ def test_scoring_that_fails_shows_before_anything_is_generated(folder: Path, bod
 
 
 @pytest.mark.parametrize(
-    "settings",
-    ["do_sample: true", "temperature: 0.7", "do_sample: false\n  num_beams: 4", "do_sample: false\nrepeats: 3"],
+    ("settings", "named"),
+    [
+        ("do_sample: true", "sampling at temperature None"),
+        ("do_sample: true\n  temperature: 0.0", "sampling at temperature 0.0"),
+        ("do_sample: true\n  temperature: -1.0", "sampling at temperature -1.0"),
+        ("temperature: .inf", "sampling at temperature inf"),
+        ("temperature: 0.7\n  top_p: 0.9", "top_p: 0.9"),
+        ("temperature: 0.7\n  top_k: 50", "top_k: 50"),
+        ("temperature: 0.7\n  min_p: 0.1", "min_p: 0.1"),
+        ("do_sample: false\n  num_beams: 4", "num_beams: 4"),
+        ("do_sample: false\nrepeats: 3", "3 equal answers a document"),
+    ],
 )
-def test_a_task_that_asks_for_sampling_is_refused(folder: Path, settings: str) -> None:
-    """Only greedy answers, one a document: anything else is an error and not silently ignored."""
+def test_a_way_to_answer_that_there_is_not_is_refused(folder: Path, settings: str, named: str) -> None:
+    """Greedy, or sampled with a temperature alone: anything else is an error and not silently ignored."""
     edit(folder, "tiny_generate.yaml", "do_sample: false", settings)
-    with pytest.raises(EvaluationError, match="cannot be answered greedily"):
+    with pytest.raises(EvaluationError, match=f"a way to answer that there is not.*{named}"):
         load(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,8 +104,13 @@ def per_prompt(stop: Sequence[str] | Sequence[Sequence[str]], count: int) -> lis
 
 def common_prefix(prompts: Sequence[list[int]]) -> int:
     """How many tokens all prompts begin with; one less where a prompt has no token beyond them."""
-    shared = len(os.path.commonprefix([min(prompts), max(prompts)]))
-    return min(shared, min(map(len, prompts)) - 1)
+    return min(shared_tokens(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
+
+
+def shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common beginning of two token lists."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _window(stop: tuple[str, ...]) -> int:

@@ -153,9 +153,7 @@ class NativeEngine:
         stops = [item for item in per_prompt(stop, len(prompts)) for _ in range(group_size)]
         answers = Answers(self.policy, stops, draw, on_progress)
         shared = common_prefix(prompts)
-        self._decode(
-            prompts, group_size, max_new_tokens, answers.choose, None, shared if shared >= SHARE_FROM else 0
-        )
+        self._decode(prompts, group_size, max_new_tokens, answers.choose, None, shared if shared >= SHARE_FROM else 0)
         return answers.finished()
 
     def sync(self, policy: Policy) -> None:
