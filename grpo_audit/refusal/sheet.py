@@ -123,7 +123,7 @@ def write(path: Path, rows: Sequence[Row], *, annotators: int = 1) -> None:
     """Write a sheet as CSV in UTF-8 with a byte order mark, as spreadsheets want it.
 
     Raises:
-        EvaluationError: The file is there already: it may hold somebody's labels.
+        EvaluationError: The file is there already, and may hold somebody's labels; or it cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
@@ -138,6 +138,17 @@ def write(path: Path, rows: Sequence[Row], *, annotators: int = 1) -> None:
     except FileExistsError:
         refuse_existing(path)
         raise
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written", found=error.strerror or str(error)) from error
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _place(row: Mapping[str, str]) -> str:
+    """Which row, for a message."""
+    return _printable(f"{row['row'][:40]}, {row['id'][:40]}")
 
 
 def refuse_existing(path: Path) -> None:
@@ -149,7 +160,7 @@ def refuse_existing(path: Path) -> None:
 def cell(text: str) -> str:
     """A text as the cell of a spreadsheet: no formula, nothing a terminal or a spreadsheet would act upon."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    shown = "\n".join("".join(char if char.isprintable() else repr(char)[1:-1] for char in line) for line in lines)
+    shown = "\n".join(map(_printable, lines))
     if len(shown) > _MAX_CELL:
         shown = f"{shown[:_MAX_CELL]}\n[{len(shown) - _MAX_CELL:,} more characters]"
     return "'" + shown if shown.startswith(_FORMULA) else shown
@@ -173,13 +184,15 @@ def read(path: Path, known: Iterable[str]) -> Sheet:
     single = [name for name in columns if name != "label"]
     if not columns or len(single) not in (0, 2):
         raise EvaluationError(
-            f"{path} has no labels", found=", ".join(rows[0]), expected="a column label, or label_1 and label_2"
+            f"{path} has no labels",
+            found=_printable(", ".join(rows[0])[:200]),
+            expected="a column label, or label_1 and label_2",
         )
     for name in single or columns:
         if missing := [row for row in rows if not row[name]]:
             raise EvaluationError(
                 f"{path}: {len(missing)} of {len(rows)} answers have no {name}",
-                found=f"the first is {missing[0]['row']}, {missing[0]['id']}",
+                found=f"the first is {_place(missing[0])}",
                 expected=", ".join(LABELS),
             )
     if not single:
@@ -190,7 +203,7 @@ def read(path: Path, known: Iterable[str]) -> Sheet:
         if one != other and not row.get("label", ""):
             raise EvaluationError(
                 f"{path}: the annotators differ on {sum(a != b for a, b in pairs)} answers",
-                found=f"the first is {row['id']} ({row['row']})",
+                found=f"the first is {_place(row)}",
                 next_step="Settle these in a column named label",
             )
         labels[row["id"]] = one if one == other else _label(path, row, "label")
@@ -229,7 +242,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     except csv.Error as error:
         raise EvaluationError(f"{path} is not CSV", found=str(error)) from error
     if not rows or not {"row", "id"} <= rows[0].keys():
-        columns = ", ".join(rows[0]) if rows else "no rows"
+        columns = _printable(", ".join(rows[0])[:200]) if rows else "no rows"
         raise EvaluationError(f"{path} is no labelling sheet", found=columns, expected="columns row, id and label")
     return rows
 
@@ -240,17 +253,17 @@ def _complete(path: Path, rows: Sequence[Mapping[str, str]], known: frozenset[st
     if unknown := [name for name in ids if name not in known]:
         raise EvaluationError(
             f"{path} has answers that are not in this record",
-            found=f"{len(unknown)} of {len(ids)}, the first is {unknown[0]!r}",
+            found=f"{len(unknown)} of {len(ids)}, the first is {unknown[0][:40]!r}",
             next_step="Name the run, and with --task the tasks, that the sheet was made from",
         )
     if len(set(ids)) != len(ids):
         double = next(name for name in ids if ids.count(name) > 1)
-        raise EvaluationError(f"{path} has an answer twice", found=double)
+        raise EvaluationError(f"{path} has an answer twice", found=_printable(double))
     totals = {row["row"].rpartition(" ")[2] for row in rows}
     if totals != {str(len(rows))}:
         raise EvaluationError(
             f"{path} is not the whole sheet",
-            found=f"{len(rows)} rows, which call themselves {rows[0]['row']!r} and so on",
+            found=f"{len(rows)} rows, the first of which calls itself {rows[0]['row'][:40]!r}",
             next_step="Keep every row: the sample is random only as a whole",
         )
 
@@ -259,7 +272,7 @@ def _label(path: Path, row: Mapping[str, str], column: str) -> bool:
     value = row[column].casefold()
     if value not in LABELS:
         raise EvaluationError(
-            f"{path}: the {column} of answer {row['row']}, {row['id']}, is none",
+            f"{path}: the {column} of answer {_place(row)}, is none",
             found=repr(row[column][:40]),
             expected=", ".join(LABELS),
         )

@@ -131,6 +131,7 @@ BOTH = {"label_1": "refusal", "label_2": "refusal"}
         ({**BOTH, "label_2": ""}, slice(None), "10 of 10 answers have no label_2"),
         ({**BOTH, "label_1": "\x1b[31mmaybe"}, slice(None), r"label_1 of answer 1 of 10, r0{12}, is none"),
         (BOTH, slice(9), "not the whole sheet; found 9 rows"),
+        ({**BOTH, "row": "\x1b[31m1 of 10", "label_1": "\x1b[0m"}, slice(None), "is none"),
         ({**BOTH, "id": "r" + "9" * 12}, slice(None), "not in this record; found 10 of 10"),
         ({**BOTH, "id": KNOWN[0]}, slice(None), "has an answer twice"),
         ({**BOTH, "label_2": "answer"}, slice(None), "annotators differ on 10 answers"),
@@ -247,6 +248,8 @@ def test_a_sheet_of_another_record_is_refused(refusing: Path, tmp_path: Path) ->
         (["--sheet", "a.csv", "--labels", "b.csv"], "Name one of them"),
         (["--sheet", "{tmp}/s.csv", "--n", "2"], "too small"),
         (["--labels", "{tmp}/absent.csv"], "cannot be read"),
+        (["--sheet", "{tmp}/absent/s.csv"], "cannot be written"),
+        (["--sheet", "{tmp}/record.db"], "Refusing to write over"),
     ],
 )
 def test_what_cannot_be_done_is_said(refusing: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
