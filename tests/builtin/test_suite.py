@@ -79,6 +79,14 @@ def test_the_suite_is_complete() -> None:
     assert {path.stem for path in EVAL_DIR.glob("*.jsonl")} == set(TASKS)
 
 
+def test_the_page_about_the_suites_lists_every_task_with_its_documents() -> None:
+    """docs/suites.md says how many documents a task has, and by which metric it is judged."""
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    for name, task in TASKS.items():
+        assert f"| `builtin_{name}` | {len(DOCS[name])} | {task['metadata']['primary_metric']}" in page
+    assert f"{sum(map(len, DOCS.values())):,} documents" in page
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_documents_have_their_fields(name: str) -> None:
     """At least 200 documents a task, unique ids, and the fields that everything else relies on."""

@@ -18,7 +18,7 @@ from published_files import PROBLEMS, write
 from grpo_audit.config.sections import EvaluationConfig
 from grpo_audit.errors import EvaluationError
 from grpo_audit_evals import behaviours, harness, sources, task_files
-from grpo_audit_evals.checks import check_greedy
+from grpo_audit_evals.checks import check_decoding
 from grpo_audit_evals.release import wrappers
 from grpo_audit_evals.run import TaskResult, evaluate
 from grpo_audit_evals.suite import Suite, load_suite
@@ -108,7 +108,7 @@ def test_no_task_of_the_release_suite_asks_for_what_is_refused(index: Any) -> No
     for name in (leaf for names in sources.HUB.values() for group in names for leaf in leaves(index, group)):
         config = harness.read_task_file(index[name].yaml_path, resolve=False)
         settings = SimpleNamespace(generation_kwargs=config.get("generation_kwargs"), repeats=config.get("repeats"))
-        check_greedy(name, SimpleNamespace(OUTPUT_TYPE=config["output_type"], config=settings))
+        assert check_decoding(name, SimpleNamespace(OUTPUT_TYPE=config["output_type"], config=settings)) is None, name
         assert config["output_type"] in ("generate_until", "multiple_choice", "loglikelihood"), name
         assert not config.get("unsafe_code"), name
 
@@ -117,6 +117,16 @@ def test_a_misspelt_name_is_refused_before_anything_is_loaded(files: Path) -> No
     """One line with the nearest names, although the task before it would need the network."""
     with pytest.raises(EvaluationError, match=r"Unknown evaluation task 'gsm8kk'; expected something like gsm8k"):
         load(files, suite="release", tasks=["wmdp_bio", "gsm8kk"])
+
+
+def test_the_page_about_the_suites_lists_every_task(suite: Suite) -> None:
+    """docs/suites.md says how many documents our own tasks have and how they are judged, and names lm-eval's."""
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    for item in suite.tasks:
+        assert f"| `{item.name}` | {PUBLISHED[item.name]} | {item.plan.metric}" in page
+    for behaviour, names in sources.HUB.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {behaviour}") and names[0] in line)
+        assert [name for name in names if name not in row] == []
 
 
 # --- files
