@@ -21,6 +21,8 @@ COMMANDS: Final = {
     "lint": "lint:lint",
     "eval": "evaluate:evaluate",
     "decontaminate": "decontaminate:decontaminate",
+    "probe": "probe:probe",
+    "regrade": "regrade:regrade",
     "report": "report:report",
     "verify": "verify:verify",
     "replay": "replay:replay",

@@ -106,7 +106,7 @@ def json_texts(schema: Any, validator: Any) -> dict[str, Any] | None:
     instance = _instance(schema, 0)
     if not validator.is_valid(instance):
         return None
-    tried = [None, [], {}, "surely not this", 0, -1, True, [instance], {"surely not this": instance}]
+    tried: list[Any] = [None, [], {}, "surely not this", 0, -1, True, [instance], {"surely not this": instance}]
     if isinstance(instance, dict):
         tried = [{key: item for key, item in instance.items() if key != left_out} for left_out in instance] + tried
         tried += [{**instance, key: {"surely": ["not this"]}} for key in instance]

@@ -109,11 +109,11 @@ def wrong_answers(accepted: Sequence[str], kind: Kind, others: Sequence[str]) ->
     makers: dict[Kind, Callable[[str], Iterator[str]]] = {
         Kind.NUMBER: _numbers,
         Kind.QUANTITY: _quantities,
-        Kind.LETTER: lambda text: iter(letter for letter in _LETTERS[:5] if letter != text),
+        Kind.LETTER: _letters,
         Kind.EXPRESSION: _expressions,
         Kind.JSON: _json_values,
     }
-    made = makers.get(kind, lambda _: iter(()))(right)
+    made = makers[kind](right) if kind in makers else iter(())
     found: list[str] = []
     for text in (*made, *others, *(_SPARE_WORDS if kind in (Kind.TEXT, Kind.EXPRESSION) else ())):
         if text not in found and surely_wrong(text, accepted, kind):
@@ -135,6 +135,10 @@ def _numbers(right: str) -> Iterator[str]:
     value = values.number(right)
     if value is not None:
         yield from (shown(item, right) for item in (value + 1, value - 1, value + 10, 2 * value + 7))
+
+
+def _letters(right: str) -> Iterator[str]:
+    yield from (letter for letter in _LETTERS[:5] if letter != right)
 
 
 def _quantities(right: str) -> Iterator[str]:

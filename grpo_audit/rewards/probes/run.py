@@ -63,6 +63,7 @@ def probe_source(
     seed: int = 0,
     log_fd: int = 2,
     on_progress: OnProgress | None = None,
+    only_calibrate: bool = False,
 ) -> ProbeResult:
     """Probe one source, in its own process, with the columns of the prompt set, as in training.
 
@@ -77,6 +78,7 @@ def probe_source(
         seed: chooses the rows.
         log_fd: takes what the source prints.
         on_progress: told about each family.
+        only_calibrate: stop when it is known how a right completion looks; ``payload.gold`` says whether it is.
 
     Raises RewardError when the source cannot be loaded, lacks a column, or has examples that cannot be used.
     """
@@ -89,7 +91,7 @@ def probe_source(
         if source.identity.kind in _ELSEWHERE:
             return _nothing(source, settings, f"a {source.identity.kind} has no right answer to be probed with")
         chosen = _chosen(rows, settings.rows, seed)
-        return _Probing(source, chosen, settings, begin, on_progress).run(gold)
+        return _Probing(source, chosen, settings, begin, on_progress).run(gold, only_calibrate)
     finally:
         source.close()
 
@@ -141,13 +143,15 @@ class _Probing:
         self._again: list[Judged] = []
         self._runs_code = False
 
-    def run(self, gold: str | None) -> ProbeResult:
+    def run(self, gold: str | None, only_calibrate: bool) -> ProbeResult:
         """All of it."""
         total = len(FAMILIES) + 2
         self._tell(0, total, "calibration")
         found = calibrate(self._source, self._asker, self._rows, threshold=self._threshold, gold=gold)
         if not found.cases:
             return _nothing(self._source, ProbeConfig(threshold=self._threshold), "it applies to none of the rows")
+        if only_calibrate:
+            return ProbeResult(self._payload(found), b"[]")
         self._runs_code = any(case.kind is Kind.CODE for case in found.cases)
         for done, family in enumerate(FAMILIES):
             self._tell(done, total, family.name)

@@ -98,7 +98,8 @@ class Examples:
     """The probes that were judged wrongly, a few of each family, the worst first."""
 
     rows: Sequence[Row]
-    found: list[Judged] = field(default_factory=list)
+    found: list[tuple[int, Judged]] = field(default_factory=list)
+    """With the rank in its family."""
 
     def add(self, judged: Sequence[Judged]) -> None:
         """Those of one family: one of each note before a second of any."""
@@ -109,11 +110,11 @@ class Examples:
             notes[item.probe.note] = notes.get(item.probe.note, 0) + 1
             ranked.append((-item.severity, notes[item.probe.note], item))
         ranked.sort(key=lambda entry: entry[:2])
-        self.found += [item for _, _, item in ranked[:_EXAMPLES_A_FAMILY]]
+        self.found += [(rank, item) for rank, (_, _, item) in enumerate(ranked[:_EXAMPLES_A_FAMILY])]
 
     def kept(self) -> list[Judged]:
-        """Worst first, in the order of the families."""
-        return sorted(self.found, key=lambda item: -item.severity)[:_EXAMPLES]
+        """Worst first; of equally bad ones the first of each family before the second of any."""
+        return [item for _, item in sorted(self.found, key=lambda entry: (-entry[1].severity, entry[0]))][:_EXAMPLES]
 
     def short(self) -> list[ProbeExample]:
         """For the event."""
