@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from grpo_audit.catalogue.links import broken_links, check_links
-from grpo_audit.cli import console
+from grpo_audit.cli import audits, console
 from grpo_audit.cli.prepare import Prepared, registration
 from grpo_audit.cli.witness import ask_witnesses
 from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
@@ -36,6 +36,8 @@ from grpo_audit.record.events import (
     Snapshot as SnapshotEvent,
 )
 from grpo_audit.record.identity import bytes_digest, chat_template, model_identity, weights_digest
+from grpo_audit.refusal.findings import style_findings
+from grpo_audit.refusal.judged import corrected_rates
 from grpo_audit.stats.evidence import read_run
 from grpo_audit.stats.findings import derive
 from grpo_audit.stats.runs import compare_runs
@@ -115,6 +117,8 @@ class Pipeline:
         texts.append(("prompt index", "prompts.jsonl", index_lines(self.prepared.prompts.rows)))
         for name, source in self.prepared.rewards.source_texts().items():
             texts.append(("reward source", name, source))
+        for name, source in self.prepared.seconds.items():
+            texts.append(("second verifier", name, source))
         if self.prepared.suite is not None:
             texts.append(("evaluation protocol", "protocol.json", self.prepared.suite.protocol))
         template = chat_template(self.prepared.model_folder)
@@ -201,6 +205,12 @@ class Pipeline:
             PhaseFinished(phase=phase, attempt=self.attempt, seconds=seconds, figures=figures, energy=energy.so_far())
         )
 
+    def check_inputs(self) -> None:
+        """Prompts against the evaluation, rewards against the probes; before step 0."""
+        prepared, config = self.prepared, self.prepared.config
+        audits.decontaminate(self.project, self.run_id, config, prepared.prompts, prepared.suite)
+        audits.probe(self.project, self.run_id, config, prepared.prompts, prepared.resolved.base_dir)
+
     def train(self, start: Snapshot | None) -> ModelSaved:
         """Train, recording beside it, and save the released weights."""
         config, world = self.prepared.config, self.prepared.world
@@ -266,10 +276,13 @@ class Pipeline:
                 self.append(*noticed)
             return
         result = compare_runs(self.project, self.run_id, self.run_id, first_phase="pre", second_phase="post")
+        judged = audits.judge_refusals(self.project, self.run_id, self.prepared.plan)
+        comparison = result.comparison.model_copy(update={"corrected": corrected_rates(judged)})
 
         def rest_on(seq: int) -> list[NewEvent]:
-            noticed = [*result.findings, *derive(replace(seen, comparison=(seq, result.comparison)))]
-            return [NewEvent(payload, self.run_id) for payload in (result.comparison, *noticed)]
+            noticed = [*result.findings, *derive(replace(seen, comparison=(seq, comparison)))]
+            noticed += style_findings(judged, seq)
+            return [NewEvent(payload, self.run_id) for payload in (comparison, *noticed)]
 
         self.project.append_from(rest_on)
 
@@ -292,6 +305,7 @@ class Pipeline:
         """All phases in order. An error is recorded as ``run.aborted`` and raised on; the run can be resumed."""
         try:
             self._show_witnesses()
+            self.check_inputs()
             self.evaluate("pre", self.prepared.policy, self.prepared.model.weights_digest)
             self._show_witnesses()
             saved = self._saved_and_unchanged()
@@ -300,10 +314,12 @@ class Pipeline:
             else:
                 self.prepared.world.tell(None)  # to the other processes: nothing is left to train
             self._show_witnesses()
+            audits.grade_again(self.project, self.run_id, self.prepared.config, self.prepared.resolved.base_dir)
             self._evaluate_saved(saved)
             self._show_witnesses()
             if not self._compared():
                 self.compare()
+            audits.hold_gates(self.project, self.run_id, self.prepared.config)
             self.seal()
         except GrpoAuditError as error:
             if not isinstance(error, StorageError):  # a record that cannot be written cannot say so

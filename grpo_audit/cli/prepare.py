@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpo_audit
+from grpo_audit.cli.audits import refuse_impossible
 from grpo_audit.config.formula import manifest
 from grpo_audit.config.load import Resolved
 from grpo_audit.config.run import RunConfig
@@ -39,6 +40,8 @@ class Prepared:
     suite: Suite | None
     world: World = field(default_factory=World)
     """The processes that train together; this one is the first."""
+    seconds: Mapping[str, bytes] = field(default_factory=dict)
+    """Source texts of the second verifiers, by the name of their reward."""
 
     @property
     def config(self) -> RunConfig:
@@ -65,8 +68,9 @@ def prepare(resolved: Resolved, world: World | None = None) -> Iterator[Prepared
     suite = load_suite(config.evaluation, resolved.base_dir) if config.evaluation.suite else None
     policy = Policy.load(config.model, resolved.base_dir, config.seed)
     policy.check_prompts(prompts.rows, config.sampling)
+    seconds = refuse_impossible(config, prompts, suite.plan if suite else None, resolved.base_dir)
     with RewardRunner(config.rewards, resolved.base_dir) as rewards:
-        yield Prepared(resolved, policy, model, folder, prompts, rewards, suite, world or World())
+        yield Prepared(resolved, policy, model, folder, prompts, rewards, suite, world or World(), seconds)
 
 
 def facts(prepared: Prepared) -> Facts:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import Comparison, EvalTask, EventKind, Rollout, Step
+from grpo_audit.record.events import EventKind, Rollout
 from grpo_audit.stats.figures import Figure, figures
-from grpo_audit.stats.findings import Limits, RunEvidence
+from grpo_audit.stats.run_evidence import KINDS, Gathered, Limits, RunEvidence
 
 
 def read_run(project: Project, run_id: str, limits: Limits | None = None) -> RunEvidence:
@@ -15,24 +15,10 @@ def read_run(project: Project, run_id: str, limits: Limits | None = None) -> Run
 
     Raises DamagedRecordError when an event cannot be read.
     """
-    steps: list[tuple[int, Step]] = []
-    evaluations: list[tuple[int, EvalTask]] = []
-    comparison: tuple[int, Comparison] | None = None
-    for event in project.events(run_id=run_id, kinds={EventKind.STEP, EventKind.EVAL_TASK, EventKind.COMPARISON}):
-        payload = event.payload
-        if isinstance(payload, Step):
-            steps.append((event.seq, payload))
-        elif isinstance(payload, EvalTask):
-            evaluations.append((event.seq, payload))
-        elif isinstance(payload, Comparison):
-            comparison = (event.seq, payload)
-    return RunEvidence(
-        steps=steps,
-        evaluations=evaluations,
-        comparison=comparison,
-        rollouts=_rollouts(project, run_id),
-        limits=limits or Limits(),
-    )
+    gathered = Gathered()
+    for event in project.events(run_id=run_id, kinds=KINDS):
+        gathered.follow(event.seq, event.payload)
+    return gathered.evidence(_rollouts(project, run_id), limits)
 
 
 FIGURE_KINDS = frozenset(

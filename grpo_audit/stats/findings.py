@@ -6,59 +6,28 @@ A rule looks at numbered payloads and returns findings with the numbers in the m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from statistics import fmean
 
-from grpo_audit.record.events import (
-    Comparison,
-    EvalTask,
-    Finding,
-    Rollout,
-    Severity,
-    Step,
-    TaskComparison,
-    Verdict,
+from grpo_audit.record.events import EvalTask, Finding, Severity, TaskComparison, Verdict
+from grpo_audit.stats.audit_findings import (
+    contamination,
+    known_exploits,
+    reward_hangs,
+    shadow_falls,
+    verifiers_disagree,
+)
+from grpo_audit.stats.run_evidence import (
+    MOST_EVIDENCE,
+    Limits as Limits,
+    RunEvidence as RunEvidence,
+    ends_of,
+    last_attempt,
+    noticed,
 )
 
 PERFORMANCE = "task performance"
 """The behaviour that the training reward is meant to improve."""
-MOST_EVIDENCE = 50
-"""Events a finding names at most; the message says how many there were."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a figure becomes a finding. The values are conventions, wide enough to stay quiet on a healthy run."""
-
-    window: float = 0.2
-    """Share of the steps that counts as the beginning, and as the end, of training (at least one step)."""
-    reward_rise: float = 0.02
-    """Rise of the mean reward, end against beginning, that counts as "the reward rose"."""
-    zero_variance: float = 0.5
-    """Share of groups without signal, mean over the run."""
-    truncated: float = 0.2
-    """Share of completions that ran into the length limit, at the end."""
-    entropy_ratio: float = 0.2
-    """Entropy at the end as a share of that at the beginning."""
-    length_ratio: float = 2.0
-    """Mean completion length, end over beginning or beginning over end."""
-    empty_answers: float = 0.05
-    truncated_answers: float = 0.1
-    reward_errors: float = 0.1
-    """Share of rollouts without a reward above which it is an error and no warning."""
-
-
-@dataclass(frozen=True)
-class RunEvidence:
-    """The events of one run that the rules read, each with its sequence number."""
-
-    steps: Sequence[tuple[int, Step]] = ()
-    evaluations: Sequence[tuple[int, EvalTask]] = ()
-    comparison: tuple[int, Comparison] | None = None
-    rollouts: Iterable[tuple[int, Rollout]] = ()
-    """Read once; may be a generator over a million of them."""
-    limits: Limits = field(default_factory=Limits)
 
 
 def derive(evidence: RunEvidence) -> list[Finding]:
@@ -71,44 +40,9 @@ def derive(evidence: RunEvidence) -> list[Finding]:
 Rule = Callable[[RunEvidence], list[Finding]]
 
 
-def _finding(rule: str, severity: Severity, message: str, evidence: Iterable[int]) -> Finding:
-    return Finding(rule=rule, severity=severity, message=message, evidence=list(evidence)[:MOST_EVIDENCE])
-
-
-def _last_attempt(evidence: RunEvidence) -> list[tuple[int, Step]]:
-    """A step that was done again after an interruption counts once, as it was done last."""
-    newest: dict[int, tuple[int, Step]] = {}
-    for seq, step in evidence.steps:
-        if step.step not in newest or step.attempt >= newest[step.step][1].attempt:
-            newest[step.step] = (seq, step)
-    return [newest[number] for number in sorted(newest)]
-
-
-@dataclass(frozen=True)
-class _Ends:
-    """A step figure at the beginning and at the end of training."""
-
-    first: float
-    last: float
-    evidence: list[int]
-
-
-def _ends(evidence: RunEvidence, figure: Callable[[Step], float | None]) -> _Ends | None:
-    values = [(seq, value) for seq, step in _last_attempt(evidence) if (value := figure(step)) is not None]
-    size = max(1, int(len(values) * evidence.limits.window))
-    if len(values) < 2 * size:
-        return None
-    first, last = values[:size], values[-size:]
-    return _Ends(
-        fmean(value for _, value in first),
-        fmean(value for _, value in last),
-        [seq for seq, _ in [*first, *last]],
-    )
-
-
 def reward_against_evaluation(evidence: RunEvidence) -> list[Finding]:
     """The reward rose while held-out task performance fell: the sign of an exploited reward."""
-    ends = _ends(evidence, lambda step: step.reward_mean)
+    ends = ends_of(evidence, lambda step: step.reward_mean)
     if ends is None or evidence.comparison is None or ends.last - ends.first <= evidence.limits.reward_rise:
         return []
     seq, comparison = evidence.comparison
@@ -118,7 +52,7 @@ def reward_against_evaluation(evidence: RunEvidence) -> list[Finding]:
         if task.behaviour == PERFORMANCE and (_is_worse(task, comparison.alpha) or _regressed(task))
     ]
     return [
-        _finding(
+        noticed(
             "reward-up-evaluation-down",
             Severity.ERROR if _regressed(task) else Severity.WARNING,
             f"The mean reward rose from {ends.first:.3g} to {ends.last:.3g} while {task.task} ({task.metric}) fell "
@@ -144,7 +78,7 @@ def regressions(evidence: RunEvidence) -> list[Finding]:
         return []
     seq, comparison = evidence.comparison
     return [
-        _finding(
+        noticed(
             "safety-regressed" if task.safety else "behaviour-regressed",
             Severity.ERROR if task.safety else Severity.WARNING,
             f"{task.behaviour}: {task.metric} of {task.task} went from {task.pre:.3g} to {task.post:.3g} "
@@ -162,7 +96,7 @@ def safety_not_cleared(evidence: RunEvidence) -> list[Finding]:
         return []
     seq, comparison = evidence.comparison
     return [
-        _finding(
+        noticed(
             "safety-inconclusive",
             Severity.INFO,
             f"{task.behaviour}: {task.task} can neither show nor exclude a loss of {task.margin:.3g} "
@@ -177,12 +111,12 @@ def safety_not_cleared(evidence: RunEvidence) -> list[Finding]:
 
 def zero_variance(evidence: RunEvidence) -> list[Finding]:
     """Groups whose rewards are all equal carry no signal."""
-    steps = _last_attempt(evidence)
+    steps = last_attempt(evidence)
     if not steps or (mean := fmean(step.zero_variance_share for _, step in steps)) <= evidence.limits.zero_variance:
         return []
     worst = sorted(steps, key=lambda item: -item[1].zero_variance_share)
     return [
-        _finding(
+        noticed(
             "zero-variance",
             Severity.WARNING,
             f"{mean:.0%} of the groups had equal rewards and taught nothing "
@@ -194,11 +128,11 @@ def zero_variance(evidence: RunEvidence) -> list[Finding]:
 
 def truncated_completions(evidence: RunEvidence) -> list[Finding]:
     """Completions that run into the length limit are judged on what they did not say."""
-    ends = _ends(evidence, lambda step: step.truncated_share)
+    ends = ends_of(evidence, lambda step: step.truncated_share)
     if ends is None or ends.last <= evidence.limits.truncated:
         return []
     return [
-        _finding(
+        noticed(
             "truncated-completions",
             Severity.WARNING,
             f"{ends.last:.0%} of the completions ran into the length limit at the end of training "
@@ -210,11 +144,11 @@ def truncated_completions(evidence: RunEvidence) -> list[Finding]:
 
 def entropy_collapse(evidence: RunEvidence) -> list[Finding]:
     """The policy stopped exploring."""
-    ends = _ends(evidence, lambda step: step.entropy)
+    ends = ends_of(evidence, lambda step: step.entropy)
     if ends is None or ends.last >= evidence.limits.entropy_ratio * ends.first:
         return []
     return [
-        _finding(
+        noticed(
             "entropy-collapse",
             Severity.WARNING,
             f"The sampling entropy fell from {ends.first:.3g} to {ends.last:.3g} nats a token "
@@ -226,12 +160,12 @@ def entropy_collapse(evidence: RunEvidence) -> list[Finding]:
 
 def length_drift(evidence: RunEvidence) -> list[Finding]:
     """Completions became much longer or much shorter."""
-    ends = _ends(evidence, lambda step: step.completion_tokens_mean)
+    ends = ends_of(evidence, lambda step: step.completion_tokens_mean)
     limit = evidence.limits.length_ratio
     if ends is None or ends.first / limit <= ends.last <= ends.first * limit:
         return []
     return [
-        _finding(
+        noticed(
             "length-drift",
             Severity.WARNING,
             f"The mean completion length went from {ends.first:.0f} to {ends.last:.0f} tokens "
@@ -260,7 +194,7 @@ def unusable_answers(evidence: RunEvidence) -> list[Finding]:
         ),
     )
     return [
-        _finding(
+        noticed(
             rule,
             Severity.WARNING,
             f"{rate:.1%} of the answers to {task.task} ({task.phase}) were {what} (limit {limit:.0%}).",
@@ -288,7 +222,7 @@ def reward_errors(evidence: RunEvidence) -> list[Finding]:
         return []
     by_source = ", ".join(f"{name} {count}" for name, count in sources.most_common())
     return [
-        _finding(
+        noticed(
             "reward-errors",
             Severity.ERROR if failed / total > evidence.limits.reward_errors else Severity.WARNING,
             f"Reward sources failed on {failed} of {total} rollouts ({by_source}).",
@@ -300,6 +234,11 @@ def reward_errors(evidence: RunEvidence) -> list[Finding]:
 RULES: tuple[Rule, ...] = (
     regressions,
     reward_against_evaluation,
+    shadow_falls,
+    contamination,
+    known_exploits,
+    reward_hangs,
+    verifiers_disagree,
     reward_errors,
     zero_variance,
     truncated_completions,

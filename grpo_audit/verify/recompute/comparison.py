@@ -32,6 +32,7 @@ from grpo_audit.stats.paired import PairedResult, Side, compare, compare_earlier
 from grpo_audit.stats.protocol import directions
 from grpo_audit.verify.recompute.compare import same, shown
 from grpo_audit.verify.recompute.evaluation import EvaluationCheck
+from grpo_audit.verify.recompute.refusals import check_refusals
 from grpo_audit.verify.verdict import Tally
 
 _LIBRARY_TOLERANCE = 1e-6
@@ -91,6 +92,9 @@ class ComparisonCheck:
             self._discoveries(recorded)
             self._clean(recorded, evaluation)
             self._parts(recorded, anew.comparison, directions_known=protocol is not None)
+            if evaluation.judged is not None:
+                refusals = check_refusals(seq, recorded, evaluation.judged, self._tally)
+                self.findings = (*self.findings, *refusals)
 
     def _anew(self, evaluation: EvaluationCheck, protocol: bytes | None, earlier: bool) -> PairedResult | None:
         assert self._plan is not None

@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from grpo_audit.record.events import EvalSample, EvalTask, EvaluationPlan, RunRegistered
+from grpo_audit.refusal.judged import Judgements
 from grpo_audit.verify.recompute.compare import same, shown
 from grpo_audit.verify.recompute.registration import plain_digest
 from grpo_audit.verify.recompute.stream import Item
@@ -25,6 +26,8 @@ class EvaluationCheck:
         self.responses: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         """By phase and task, then document: digest of the raw response."""
         self.tasks: dict[tuple[str, str], tuple[int, EvalTask]] = {}
+        self.judged = None if self._plan is None else Judgements(self._plan)
+        """Answers to tasks about refusing, as the detector sees them."""
         self.erased_responses = False
         self._erased = 0
 
@@ -40,6 +43,8 @@ class EvaluationCheck:
             self._erased += 1
         elif plain_digest(prompt) != payload.prompt_hash:
             self._tally.wrong(f"event {item.event.seq}: the prompt of {payload.doc_id!r:.40} is not the one hashed")
+        if self.judged is not None:
+            self.judged.add(payload, response)
         if response is None:
             self.erased_responses = True
         else:

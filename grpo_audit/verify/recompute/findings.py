@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grpo_audit.preflight.inspect import PREFIX
-from grpo_audit.record.events import Comparison, EvalTask, Finding, Rollout, Step
-from grpo_audit.stats.findings import RunEvidence, derive
+from grpo_audit.record.events import Finding, Payload, Rollout
+from grpo_audit.stats.findings import derive
+from grpo_audit.stats.run_evidence import Gathered
 from grpo_audit.verify.verdict import Tally
 
 
@@ -15,24 +16,17 @@ class FindingCheck:
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._steps: list[tuple[int, Step]] = []
-        self._evaluations: list[tuple[int, EvalTask]] = []
-        self._comparison: tuple[int, Comparison] | None = None
+        self._gathered = Gathered()
         self._failed: list[tuple[int, Rollout]] = []
         self._fine: tuple[int, Rollout] | None = None
         self._num_fine = 0
         self._recorded: list[Finding] = []
         self._first = -1
 
-    def follow(self, seq: int, payload: object) -> None:
+    def follow(self, seq: int, payload: Payload) -> None:
         """Take an event into account."""
+        self._gathered.follow(seq, payload)
         match payload:
-            case Step():
-                self._steps.append((seq, payload))
-            case EvalTask():
-                self._evaluations.append((seq, payload))
-            case Comparison():
-                self._comparison = (seq, payload)
             case Rollout() if payload.errors:
                 self._failed.append((seq, payload))
             case Rollout():
@@ -46,7 +40,7 @@ class FindingCheck:
     @property
     def compared(self) -> bool:
         """Whether there is a comparison."""
-        return self._comparison is not None
+        return self._gathered.comparison is not None
 
     def finish(self, of_comparison: Sequence[Finding], *, sealed: bool) -> None:
         """Derive and compare, once the run is past its comparison."""
@@ -54,7 +48,7 @@ class FindingCheck:
             self._tally.nothing("the run is not that far")
             return
         fine = [] if self._fine is None else [self._fine] * self._num_fine
-        evidence = RunEvidence(self._steps, self._evaluations, self._comparison, [*self._failed, *fine])
+        evidence = self._gathered.evidence([*self._failed, *fine])
         expected = [*of_comparison, *derive(evidence)]
         self._tally.saw(len(expected) + 1)
         missing = [item for item in expected if item not in self._recorded]
