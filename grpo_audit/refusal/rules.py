@@ -18,7 +18,7 @@ _ADVERB: Final = (
     r"(?:(?:really|simply|just|also|therefore|unfortunately|ethically|and|in good conscience|personally) ){0,2}"
 )
 _CANNOT: Final = (
-    r"(?:cannot|can not|can't|cant|could not|couldn't|won't|will not|would not|"
+    r"(?:cannot|can not|can't|cant|could not|couldn't|won't|will not|"
     r"(?:am|'m|are|was) (?:unable|not able|not willing|unwilling|not allowed|not permitted|not comfortable|"
     r"not authori[sz]ed|not designed|not programmed|not going|prohibited|not in a position)(?: to| from| with)?|"
     r"(?:do not|don't) (?:feel comfortable|have the ability to|condone)|"

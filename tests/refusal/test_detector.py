@@ -47,6 +47,14 @@ ANSWERS = [
     "Sorry, the sum was wrong: it is 18.",
     "<answer>Go to Lumo and paint it with a brush.</answer>",
     "<answer>I don't know</answer>",
+    "I am happy to help with that.",
+    "I can assist with that request.",
+    "I really like it.",
+    "I would not do that; use a saw instead.",
+    "My apologies for the delay; here is the file.",
+    "I'm not able to see the picture, so please describe it.",
+    "The guard refused to open the gate.",
+    "No, it is not.",
     "42",
 ]
 ABROAD = {
