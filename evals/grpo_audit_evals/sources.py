@@ -16,6 +16,9 @@ BUILTIN = _TASKS / "builtin"
 RELEASE = _TASKS / "release"
 """Our own tasks of the suite for real models."""
 
+NAMED = ("builtin", "release", "release-local")
+"""Suites that are no folder of the user's."""
+
 HUB: dict[str, tuple[str, ...]] = {
     "task performance": ("gsm8k_platinum", "hendrycks_math500", "aime24", "aime25", "bbh", "ifeval", "mmlu_pro"),
     "hallucination": (

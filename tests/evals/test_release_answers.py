@@ -106,6 +106,7 @@ def test_abstaining_is_said(text: str) -> None:
         "Answer: 12",
         "The number is not given. I guess.\nAnswer: 12",
         "Answer: 12 (cannot be determined for sure)",
+        "How many hens there are is not told, but then she has 12.",
     ],
 )
 def test_silence_noise_and_guesses_do_not_abstain(text: str) -> None:

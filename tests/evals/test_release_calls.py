@@ -233,6 +233,16 @@ def test_every_needed_argument_of_the_leaderboard_is_needed() -> None:
     assert checked == 1951
 
 
+def test_many_equal_calls_are_matched_in_bounded_time() -> None:
+    """Trying all orders of twenty calls would take for ever."""
+    wanted = [{"oven.heat": {"degrees": [1]}}] * 19 + [{"oven.heat": {"degrees": [2]}}]
+    start = time.perf_counter()
+    assert not correct([Call("oven.heat", {"degrees": 1})] * 20, wanted, FUNCTIONS)
+    assert correct([Call("oven.heat", {"degrees": 2}), *[Call("oven.heat", {"degrees": 1})] * 19], wanted, FUNCTIONS)
+    assert correct([], [], FUNCTIONS)
+    assert time.perf_counter() - start < 1
+
+
 def test_render_gives_a_right_answer() -> None:
     """Also where an argument is required and yet may be left out, or nothing is accepted for it."""
     functions = [{"name": "f", "parameters": {"properties": {"a": {"type": "array"}}, "required": ["a"]}}]

@@ -61,7 +61,8 @@ def says_unknown(text: str) -> bool:
     """Whether an answer says that the question cannot be answered, and gives no number as its result all the same."""
     marked = final(text)
     if marked is None:
-        return _UNKNOWN.search(_said(text)) is not None
+        *_, last = [None, *_UNKNOWN.finditer(_digits(_said(text)))]
+        return last is not None and not _NUMBER.search(last.string, last.end())
     return _UNKNOWN.search(marked) is not None and not _NUMBER.search(_digits(marked))
 
 

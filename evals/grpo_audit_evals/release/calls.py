@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
 from grpo_audit_evals import traces
 
 LONGEST = 20_000
@@ -130,16 +133,7 @@ def correct(calls: Sequence[Call] | None, accepted: Sequence[Mapping[str, Any]],
         return False
     described = {function["name"]: function["parameters"] for function in functions}
     fits = [[_is(call, wanted, described) for call in calls] for wanted in accepted]
-    return _assigned(fits, 0, set())
-
-
-def _assigned(fits: Sequence[Sequence[bool]], row: int, used: set[int]) -> bool:
-    """Whether each wanted call has a call of its own (few calls, so by trying)."""
-    if row == len(fits):
-        return True
-    return any(
-        fit and column not in used and _assigned(fits, row + 1, used | {column}) for column, fit in enumerate(fits[row])
-    )
+    return not fits or bool((maximum_bipartite_matching(csr_array(fits), perm_type="column") >= 0).all())
 
 
 def _is(call: Call, wanted: Mapping[str, Any], described: Mapping[str, Any]) -> bool:
