@@ -50,7 +50,9 @@ class AnswerCache:
     def _prepare(self, wanted: Mapping[str, str]) -> None:
         with self._connection as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS origin (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            connection.execute("CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT NOT NULL)"
+            )
             connection.executemany("INSERT OR IGNORE INTO origin VALUES (?, ?)", wanted.items())
         found = dict(self._connection.execute("SELECT name, value FROM origin"))
         for name, value in wanted.items():
@@ -63,21 +65,25 @@ class AnswerCache:
                 )
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The values that are there, by key. Raises EvaluationError where one is no JSON."""
+        """The values that are there, by key. Raises EvaluationError where one is not as it was written."""
         found: dict[str, Any] = {}
         with self._errors():
             for start in range(0, len(keys), _LOOKUP):
                 part = keys[start : start + _LOOKUP]
                 marks = ",".join("?" * len(part))
-                rows = self._connection.execute(f"SELECT key, value FROM answer WHERE key IN ({marks})", part)
-                found.update({key: json.loads(value) for key, value in rows})
+                query = f"SELECT key, value, digest FROM answer WHERE key IN ({marks})"
+                for key, value, digest in self._connection.execute(query, part):
+                    if digest != key_of(key, value):
+                        raise self.damaged("an answer that differs from the one written")
+                    found[key] = json.loads(value)
         return found
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Keep these values, all or none of them. Raises StorageError when the disk is full."""
-        rows = [(key, json.dumps(value, ensure_ascii=True)) for key, value in values.items()]
+        texts = {key: json.dumps(value, ensure_ascii=True) for key, value in values.items()}
+        rows = [(key, text, key_of(key, text)) for key, text in texts.items()]
         with self._errors(), self._connection as connection:
-            connection.executemany("INSERT OR REPLACE INTO answer VALUES (?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
         """Let go of the file."""
