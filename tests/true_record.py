@@ -20,11 +20,12 @@ from torch import Tensor
 from grpo_audit.config.formula import manifest
 from grpo_audit.config.load import Resolved, resolve
 from grpo_audit.config.run import RunConfig
+from grpo_audit.contamination.documents import Document
+from grpo_audit.contamination.run import decontaminate_run
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.prompts.canonical import index_lines
 from grpo_audit.prompts.loading import PromptSet, load
 from grpo_audit.record import events as e
-from grpo_audit.record.audits import ControlOutcome, DocumentOverlap, TaskContamination
 from grpo_audit.record.environment import Accelerator, environment
 from grpo_audit.record.identity import bytes_digest
 from grpo_audit.rewards.runner import RewardRunner
@@ -82,6 +83,8 @@ RECIPE: dict[str, Any] = {
 DOCUMENTS = 30
 FLAGGED = 6
 """Documents of the task ``words`` that a prompt overlaps with."""
+SAID = {0: "a b c d e f g", 1: "b h i j k l m", 2: "c 120 45 377"}
+"""What some prompts say that documents say, too."""
 PROTOCOL = json.dumps(
     {
         "harness": "ours",
@@ -102,7 +105,7 @@ def furnish(folder: Path, sections: dict[str, Any]) -> Resolved:
     rows = [
         {
             "id": f"p{row}",
-            "prompt": f"Say {LETTERS[row]} …\u2028\u0085",
+            "prompt": f"Say {SAID.get(row, LETTERS[row])} …\u2028\u0085",
             "target": LETTERS[row % 5],
             "n": [row, 0.1],
             "answer": LETTERS[row % 5],
@@ -119,6 +122,16 @@ def furnish(folder: Path, sections: dict[str, Any]) -> Resolved:
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(merged))  # JSON is YAML
     return resolve(path)
+
+
+def question(task: str, number: int) -> str:
+    """What a document asks: as little as can be, and of some what a prompt says."""
+    if task == "words" and number < FLAGGED:
+        more = " ".join(f"{letter}{letter}" for letter in LETTERS[number : 4 * number + 2])
+        return f"{task} {number}? Say {SAID[number % 2]} {more}"
+    if task == "lengths" and number == 1:
+        return f"{task}: 377, 120 and 45?"
+    return f"{task} {number}?"
 
 
 class _Policy:
@@ -276,7 +289,7 @@ class _Run:
     def sample(
         self, task: e.TaskPlan, phase: Literal["pre", "post"], number: int, rng: random.Random
     ) -> tuple[e.EvalSample, dict[str, bytes]]:
-        prompt, response = f"{task.task} {number}?".encode(), f"{phase} {rng.random()}".encode()
+        prompt, response = question(task.task, number).encode(), f"{phase} {rng.random()}".encode()
         better = 0.3 if phase == "post" else 0.0
         figures = {"hit": float(rng.random() < 0.4 + better), "length": rng.random() - better}
         payload = e.EvalSample(
@@ -297,47 +310,15 @@ class _Run:
 
     def decontaminate(self) -> None:
         """The first documents of one task share words with a prompt; one of another has a prompt's numbers only."""
-        overlaps = [
-            DocumentOverlap(
-                task=task,
-                doc_id=f"d{number}",
-                how=how,
-                coverage=coverage,
-                contaminated=coverage > 0.5,
-                prompts=1,
-                examples=["p0"],
-            )
-            for task, number, how, coverage in [
-                *(("words", number, "words", 0.3 + 0.1 * number) for number in range(FLAGGED)),
-                ("lengths", 1, "numbers only: a translation, or a coincidence", 0.0),
-            ]
-        ]
-        tasks = [
-            TaskContamination(
-                task=task.task,
-                documents=DOCUMENTS,
-                documents_digest=task.documents_digest,
-                contaminated=sum(item.contaminated for item in overlaps if item.task == task.task),
-                flagged=sum(item.coverage > 0 for item in overlaps if item.task == task.task),
-                numbers_only=sum(item.coverage == 0 for item in overlaps if item.task == task.task),
-                untestable=0,
-            )
+        documents = [
+            Document(task.task, f"d{number}", question(task.task, number))
             for task in self.plan().tasks
+            for number in range(DOCUMENTS)
         ]
-        found = e.Decontamination(
-            method="words",
-            prompts_digest=self.prompts.identity.digest,
-            prompts=len(self.prompts.rows),
-            words=20,
-            prompts_contaminated=1,
-            prompts_flagged=1,
-            tasks=tasks,
-            overlaps=overlaps,
-            controls=[ControlOutcome(name="planted", planted=5, found=5, expected=5)],
-            valid=True,
-            seconds=0.1,
-        )
-        self.add((found, {}))
+        found = decontaminate_run(self.prompts, self.plan(), documents)
+        assert found.valid and [task.flagged for task in found.tasks] == [FLAGGED, 0]
+        assert [task.numbers_only for task in found.tasks] == [0, 1]
+        self.add((found.model_copy(update={"seconds": 0.1}), {}))
 
     # --- training ---------------------------------------------------------------------------------------------------
 

@@ -68,8 +68,11 @@ class Tables:
 
 
 def information(value: str) -> float:
-    """How much a number tells, in bits: log2(1 + number), so that 3, 4 and 7 tell little."""
-    return math.log2(1 + min(float(value), 1e12))
+    """How much a number tells, in bits: log2(1 + number), so that 3, 4 and 7 tell little.
+
+    Rounded to 1/1024: sums are then exact, in whatever order.
+    """
+    return round(math.log2(1 + min(float(value), 1e12)) * 1024) / 1024
 
 
 def sum_of(values: tuple[str, ...]) -> int:

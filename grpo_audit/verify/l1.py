@@ -45,7 +45,7 @@ def verify_l1(
     if not report.ok or report.run is None:
         why = "level L0 failed" if not report.ok else "the record holds no run"
         outcome = Outcome.NOT_REACHED if not report.ok else Outcome.NOTHING
-        more = [Check(procedure.FIRST + n, name, outcome, why) for n, (name, _) in enumerate(procedure.NAMES)]
+        more = [Check(number, name, outcome, why) for number, (name, _) in procedure.NAMES.items()]
         return replace(report, level=procedure.LEVEL, checks=[*report.checks, *more])
     with opened(location) as found:
         more = procedure.recompute(found.source, report.run.run_id, isolation=isolation, progress=progress)

@@ -18,6 +18,8 @@ front to back, and assumes level L0: it does not look at hashes and signatures.
 (29) The comparison from the samples, by the plan that was fixed before step 0.
 (30) The findings.
 
+(32) Contamination: the prompts that were drawn, looked up again in the evaluation prompts recorded; counts and digests.
+
 (31), the report, is in ``grpo_audit.report.trace``: the report stands above verification.
 
 Not recomputed, because it rests on weights: log-probabilities and with them loss, KL, entropy, clip shares, gradient
@@ -35,6 +37,7 @@ from grpo_audit.rewards.sandbox import Isolation
 from grpo_audit.verify.recompute.advantages import AdvantageCheck
 from grpo_audit.verify.recompute.aggregates import AggregateCheck
 from grpo_audit.verify.recompute.comparison import ComparisonCheck
+from grpo_audit.verify.recompute.contamination import ContaminationCheck
 from grpo_audit.verify.recompute.counts import CountCheck
 from grpo_audit.verify.recompute.evaluation import EvaluationCheck
 from grpo_audit.verify.recompute.findings import FindingCheck
@@ -51,19 +54,21 @@ from grpo_audit.verify.verdict import Check, Outcome, Tally
 
 LEVEL = "L1"
 FIRST = 20
-NAMES: tuple[tuple[str, str], ...] = (
-    ("registration", "statements"),
-    ("prompts drawn", "prompts"),
-    ("rewards", "rewards run again"),
-    ("weighted sums", "sums and reasons"),
-    ("advantages", "figures"),
-    ("step figures", "figures"),
-    ("schedule", "learning rates"),
-    ("counts", "steps and rollouts"),
-    ("evaluations", "samples and figures"),
-    ("comparison", "figures"),
-    ("findings", "findings"),
-)
+NAMES: dict[int, tuple[str, str]] = {
+    20: ("registration", "statements"),
+    21: ("prompts drawn", "prompts"),
+    22: ("rewards", "rewards run again"),
+    23: ("weighted sums", "sums and reasons"),
+    24: ("advantages", "figures"),
+    25: ("step figures", "figures"),
+    26: ("schedule", "learning rates"),
+    27: ("counts", "steps and rollouts"),
+    28: ("evaluations", "samples and figures"),
+    29: ("comparison", "figures"),
+    30: ("findings", "findings"),
+    32: ("contamination", "figures and prompts"),
+}
+"""What each step is called, and what it counts."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def recompute(
     isolation: Isolation = "strict",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Check]:
-    """Steps (20) to (30) for one run of a record or bundle that passed level L0.
+    """Steps (20) to (30), and (32), for one run of a record or bundle that passed level L0.
 
     Recorded reward code runs in a sandbox of namespaces; where this machine has none it does not run, and step (22)
     says so, unless ``isolation="limits"`` says that the code is trusted. ``rewards=False`` leaves step (22) out.
@@ -107,13 +112,14 @@ class _Procedure:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._tallies = {FIRST + place: Tally(FIRST + place, *names) for place, names in enumerate(NAMES)}
+        self._tallies = {number: Tally(number, *names) for number, names in NAMES.items()}
         self._texts = Texts()
         self._registered: e.RunRegistered | None = None
         self._config: RunConfig | None = None
         self._training: _Training | None = None
         self._evaluation: EvaluationCheck | None = None
         self._comparison: ComparisonCheck | None = None
+        self._contamination: ContaminationCheck | None = None
         self._findings = FindingCheck(self._tallies[30])
         self._sealed = self._trained = False
         self._broken = ""
@@ -132,6 +138,8 @@ class _Procedure:
         self._findings.follow(item.event.seq, payload)
         if self._config is None or self._evaluation is None or self._comparison is None:
             return
+        if self._contamination is not None:
+            self._contamination.follow(item)
         match payload:
             case e.Group() | e.Rollout() | e.Step() | e.RunResumed():
                 self._train().follow(item)
@@ -159,6 +167,8 @@ class _Procedure:
             check_registration(registered, self._config, tally)
         self._evaluation = EvaluationCheck(registered, self._tallies[28])
         self._comparison = ComparisonCheck(registered, self._tallies[29])
+        if self._config is not None:
+            self._contamination = ContaminationCheck(registered, self._config.decontamination, self._tallies[32])
 
     def _train(self) -> _Training:
         """Made at the first event of training: by then every text is recorded."""
@@ -178,6 +188,8 @@ class _Procedure:
             assert self._evaluation is not None and self._comparison is not None
             self._evaluation.finish(sealed=self._sealed)
             self._comparison.finish(sealed=self._sealed, compared=self._findings.compared)
+            assert self._contamination is not None
+            self._contamination.finish(sealed=self._sealed)
             self._findings.finish(self._comparison.findings, sealed=self._sealed)
         return [
             tally.check(reached=reached or (number == FIRST and not self._broken))
