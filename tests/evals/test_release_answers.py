@@ -169,6 +169,7 @@ def test_every_gsm8k_solution_is_right_and_the_next_one_is_not() -> None:
     problems = [Problem(row["question"], row["answer"]) for row in rows]
     for problem, other in zip(problems, problems[1:] + problems[:1], strict=True):
         assert is_number(problem.solution, problem.result)
+        assert gives_number(problem.solution) and not says_unknown(problem.solution)
         assert is_number(other.solution, problem.result) == (other.result == problem.result)
 
 
