@@ -1,9 +1,9 @@
 """Mean and standard error of differences that come in clusters.
 
-The usual sandwich (Liang and Zeger 1986) with clusters - 1 degrees of freedom errs up to six times as often as it says
+The usual sandwich (Liang and Zeger 1986) with clusters - 1 degrees of freedom errs more than twice as often as it says
 when clusters differ in size (``benchmarks/comparison_power.py`` shows it). Here: the cluster jackknife (MacKinnon,
 Nielsen and Webb 2023, J. Applied Econometrics 38:671), which for the mean is a closed form, with the degrees of
-freedom of Bell and McCaffrey 2002 (Survey Methodology 28:169) for that estimate (Hansen 2022). With clusters of equal
+freedom of Bell and McCaffrey 2002 (Survey Methodology 28:169) for that estimate. With clusters of equal
 size both are the plain t test on the means of the clusters.
 """
 

@@ -41,12 +41,19 @@ def secondary_comparisons(
     tested = [
         _tested(task, metric, pairs[task.task], alpha) for task in tasks for metric in _metrics(task, pairs[task.task])
     ]
-    raw = [1.0 if item.inference.p is None else item.inference.p for item in tested]
-    adjusted = multipletests(raw, alpha=alpha, method="fdr_bh")[1] if raw else []
+    adjusted = benjamini_hochberg([item.inference.p for item in tested])
     return [
-        _row(item, float(value), alpha, directions.get(item.task.task, {}))
+        _row(item, value, alpha, directions.get(item.task.task, {}))
         for item, value in zip(tested, adjusted, strict=True)
     ]
+
+
+def benjamini_hochberg(values: Sequence[float | None]) -> list[float | None]:
+    """Adjusted p values, in the order given; None stays None and counts as 1."""
+    if not values:
+        return []
+    adjusted = multipletests([1.0 if value is None else value for value in values], method="fdr_bh")[1]
+    return [None if value is None else float(found) for value, found in zip(values, adjusted, strict=True)]
 
 
 def _metrics(task: TaskPlan, pairs: Sequence[Pair]) -> list[str]:
@@ -64,11 +71,10 @@ def _tested(task: TaskPlan, metric: str, pairs: Sequence[Pair], alpha: float) ->
     )
 
 
-def _row(item: _Tested, adjusted: float, alpha: float, directions: Mapping[str, bool]) -> SecondaryComparison:
+def _row(item: _Tested, adjusted: float | None, alpha: float, directions: Mapping[str, bool]) -> SecondaryComparison:
     inference, documents = item.inference, len(item.pre)
     pre, post = sum(item.pre) / documents, sum(item.post) / documents
     changes = [after - before for before, after in zip(item.pre, item.post, strict=True)]
-    testable = inference.p is not None
     return SecondaryComparison(
         task=item.task.task,
         metric=item.metric,
@@ -81,9 +87,9 @@ def _row(item: _Tested, adjusted: float, alpha: float, directions: Mapping[str, 
         ci_low=inference.ci_low,
         ci_high=inference.ci_high,
         p=inference.p,
-        p_adjusted=adjusted if testable else None,
+        p_adjusted=adjusted,
         method=inference.method,
         gained=sum(change > 0 for change in changes),
         lost=sum(change < 0 for change in changes),
-        changed=adjusted < alpha if testable else None,
+        changed=None if adjusted is None else adjusted < alpha,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 from grpo_audit.errors import ComparisonError
 from grpo_audit.ledger.keys import SigningKey
 from grpo_audit.ledger.project import NewEvent, Project
+from grpo_audit.record.audits import DocumentOverlap, TaskContamination
 from grpo_audit.record.events import (
+    Artifact,
+    Decontamination,
     Environment,
     EvalTask,
     EvaluationPlan,
@@ -22,9 +26,11 @@ from grpo_audit.record.events import (
     RunRegistered,
     Verdict,
 )
+from grpo_audit.record.identity import bytes_digest
 from grpo_audit.stats.evidence import read_run
 from grpo_audit.stats.findings import derive
-from grpo_audit.stats.runs import compare_runs, read_evaluation
+from grpo_audit.stats.runs import against, compare_evaluations, compare_runs, read_evaluation
+from grpo_audit.stats.versus import as_json, versus
 
 PRE = [1.0] * 20 + [0.0] * 20
 BETTER = [1.0] * 20 + [1.0] * 15 + [0.0] * 5
@@ -246,3 +252,133 @@ def test_findings_are_derived_from_the_record(recorder: Recorder) -> None:
     assert found["behaviour-regressed"].evidence == [event.seq]
     assert found["reward-errors"].evidence == [event.seq + 1]
     assert derive(read_run(recorder.project, "a")) == []
+
+
+# --- what differs is named, and what else is compared -----------------------------------------------------------------
+
+
+PROTOCOL = {"harness": "h", "tasks": {"t": {"config": {"num_fewshot": 0}}, "u": {"config": {}}}}
+
+
+def with_text(recorder: Recorder, run: str, protocol: dict[str, Any]) -> None:
+    """A finished run under this protocol, whose text is in the record."""
+    text = json.dumps(protocol, sort_keys=True, ensure_ascii=False, indent=1).encode()
+    digest = bytes_digest(text)
+    plan = recorder.world.plan(recorder.world.task("t", 40)).model_copy(update={"protocol_digest": digest})
+    recorder.register(run, plan)
+    artifact = Artifact(
+        role="evaluation protocol", name="protocol.json", digest=digest, size=len(text), media_type="text/plain",
+        location=None,
+    )  # fmt: skip
+    recorder.project.append([NewEvent(artifact, run, {"text": text})])
+    recorder.evaluation(run, "pre", PRE, "base", protocol=digest)
+    recorder.evaluation(run, "post", BETTER, run, protocol=digest)
+
+
+def changed_protocol(value: int) -> dict[str, Any]:
+    """The protocol with another number of examples."""
+    return {"harness": "h", "tasks": {"t": {"config": {"num_fewshot": value}}, "u": {"config": {}}}}
+
+
+def test_a_refusal_names_what_differs(recorder: Recorder) -> None:
+    """Two protocols whose texts are recorded are refused with the first differences in words."""
+    with_text(recorder, "c", PROTOCOL)
+    with_text(recorder, "d", changed_protocol(5))
+    with pytest.raises(ComparisonError, match="different protocols: task t: num_fewshot 0 against 5"):
+        compare_runs(recorder.project, "c", "d")
+
+
+def test_a_refusal_without_the_texts_says_that_they_are_missing(recorder: Recorder) -> None:
+    """An old record keeps digests alone: they are shown, and why there is no more."""
+    with_text(recorder, "c", PROTOCOL)
+    with pytest.raises(ComparisonError, match="does not hold the protocol of a"):
+        compare_runs(recorder.project, "a", "c")
+
+
+def test_a_protocol_text_that_is_not_the_one_evaluated_under_is_not_used(recorder: Recorder) -> None:
+    """The artifact counts by its digest, not by its name."""
+    with_text(recorder, "c", PROTOCOL)
+    assert read_evaluation(recorder.project, "c", "post").protocol is not None
+    assert read_evaluation(recorder.project, "a", "post").protocol is None
+
+
+def test_an_evaluation_can_be_cut_down_to_some_tasks(recorder: Recorder) -> None:
+    """Under the protocol of those tasks alone, which differs from the whole one; without its text it cannot."""
+    with_text(recorder, "c", PROTOCOL)
+    whole = read_evaluation(recorder.project, "c", "post")
+    part = whole.only(["t"])
+    assert part.side.protocol == part.plan.protocol_digest == bytes_digest(part.protocol or b"")
+    assert part.side.protocol != whole.side.protocol
+    assert compare_evaluations(read_evaluation(recorder.project, "c", "pre").only(["t"]), part).flips
+    with pytest.raises(ComparisonError, match="different protocols: task u is only in the first"):
+        compare_evaluations(whole, part)
+    with pytest.raises(ComparisonError, match="cannot be cut down"):
+        read_evaluation(recorder.project, "a", "post").only(["t"])
+
+
+def test_the_clean_subset_comes_from_the_recorded_checks_of_both_runs(recorder: Recorder) -> None:
+    """A document that either run's prompts overlap with is flagged; without a check there is no clean subset."""
+    assert compare_runs(recorder.project, "a", "b").comparison.clean == []
+    for run, documents in (("a", ["d0", "d1"]), ("b", ["d1", "d2"])):
+        recorder.project.append([NewEvent(contamination(recorder, documents), run)])
+    (both,) = compare_runs(recorder.project, "a", "b").comparison.clean
+    assert (both.flagged, both.clean) == (3, 37)
+    (own,) = compare_runs(recorder.project, "a", "a", first_phase="pre").comparison.clean
+    assert (own.flagged, own.clean, own.verdict) == (2, 38, Verdict.IMPROVED)
+
+
+def contamination(recorder: Recorder, documents: list[str], *, valid: bool = True) -> Decontamination:
+    """A check that found these documents in a prompt."""
+    return Decontamination(
+        method="m",
+        prompts_digest=recorder.digest("prompts"),
+        prompts=1,
+        words=1,
+        prompts_contaminated=1,
+        prompts_flagged=1,
+        tasks=[
+            TaskContamination(
+                task="t", documents=40, documents_digest=recorder.plan.tasks[0].documents_digest,
+                contaminated=len(documents), flagged=len(documents), numbers_only=0, untestable=0,
+            )
+        ],
+        overlaps=[
+            DocumentOverlap(
+                task="t", doc_id=name, how="exact", coverage=1.0, contaminated=True, prompts=1, examples=["p"]
+            )
+            for name in documents
+        ],
+        controls=[],
+        valid=valid,
+        seconds=1.0,
+    )  # fmt: skip
+
+
+def test_other_runs_are_held_against_one_and_what_cannot_be_says_why(recorder: Recorder) -> None:
+    """One entry each, in order: figures, or the reason in words."""
+    with_text(recorder, "c", PROTOCOL)
+    better, other, missing = against(recorder.project, "b", ["a", "c", "nowhere"])
+    assert better.result is not None and better.result.comparison.tasks[0].verdict is Verdict.REGRESSED
+    assert (other.result, missing.result) == (None, None)
+    assert "different protocols" in other.refused and "no run nowhere" in missing.refused
+
+
+def test_several_are_compared_with_one_baseline(recorder: Recorder) -> None:
+    """Each column against the first, with the flipped documents and the texts of both answers."""
+    sides = [read_evaluation(recorder.project, "a", "pre"), *(
+        read_evaluation(recorder.project, run, "post") for run in ("a", "b")
+    )]  # fmt: skip
+    found = versus(sides[0], sides[1:], examples=2)
+    assert [column.result.comparison.tasks[0].verdict for column in found.columns] == [
+        Verdict.IMPROVED,
+        Verdict.REGRESSED,
+    ]
+    assert (found.columns[0].regressed, found.columns[1].regressed, found.regressed) == (False, True, True)
+    examples = found.columns[1].examples
+    assert [(example.before, example.after) for example in examples] == [("base 1.0", "b 0.0")] * 2
+    assert [example.flip.improved for example in examples] == [False, False]
+    plain = as_json(found)
+    assert json.loads(json.dumps(plain)) == plain
+    assert [len(item["flips"]) for item in plain["comparisons"]] == [15, 12]
+    with pytest.raises(ComparisonError, match="cannot be compared"):
+        versus(sides[0], [])
