@@ -7,7 +7,7 @@ same trick. So what only the source rewards, and whether its share grows over th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from grpo_audit.config.run import RunConfig
 from grpo_audit.config.sections import RewardConfig
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.audits import RewardRegraded
+from grpo_audit.record.identities import RewardIdentity
 from grpo_audit.rewards.sources import Batch, Outcome, RewardSource
 
 _EXAMPLES: Final = 20
@@ -121,9 +122,9 @@ class Second:
             raise
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of its file."""
-        return self._source.identity.source_digest
+    def identity(self) -> RewardIdentity:
+        """Who it is, under the name of the source that it grades again."""
+        return self._source.identity
 
     @property
     def texts(self) -> dict[str, bytes]:
@@ -136,6 +137,8 @@ class Second:
 
     def grade(self, rollouts: Sequence[Recorded]) -> list[Outcome]:
         """What it says of each."""
+        if not rollouts:
+            return []
         names = list(dict.fromkeys(name for item in rollouts for name in item.columns))
         columns = {name: [item.columns.get(name) for item in rollouts] for name in names}
         batch = Batch([item.prompt for item in rollouts], [item.completion for item in rollouts], columns)
@@ -146,21 +149,28 @@ class Second:
         self._source.close()
 
 
-def check_seconds(configs: Sequence[RewardConfig], base_dir: Path, columns: Sequence[str]) -> dict[str, bytes]:
-    """Load every second verifier once, so that a slip in the recipe shows before training; returns their source texts.
+@dataclass(frozen=True)
+class SecondVerifier:
+    """A second verifier as it is registered before step 0."""
 
-    Raises RewardError.
-    """
-    texts: dict[str, bytes] = {}
+    identity: RewardIdentity
+    """Under the name of the source that it grades again."""
+    texts: Mapping[str, bytes]
+    """Its source file and those loaded with it, by the name of the source (``NAME/FILE``)."""
+
+
+def load_seconds(configs: Sequence[RewardConfig], base_dir: Path, columns: Sequence[str]) -> list[SecondVerifier]:
+    """Load every second verifier once, so that a slip in the recipe shows before training. Raises RewardError."""
+    found: list[SecondVerifier] = []
     for config in configs:
         if config.second is not None:
             second = Second(config, base_dir)
             try:
                 second.check_columns(columns)
-                texts |= second.texts
+                found.append(SecondVerifier(second.identity, second.texts))
             finally:
                 second.close()
-    return texts
+    return found
 
 
 def regrade(
@@ -218,7 +228,7 @@ def _graded(
         RewardRegraded(
             source=second.first.name,
             second=str(second.first.second),
-            second_digest=second.digest,
+            second_digest=second.identity.source_digest,
             threshold=threshold,
             rollouts=item.rollouts,
             only_first=item.only_first,

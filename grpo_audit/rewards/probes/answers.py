@@ -33,9 +33,9 @@ def readings(value: object) -> dict[str, list[str]]:
         return {}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         texts = [_text(item) for item in value if isinstance(item, str | int | float)]
-        return {"as it is": texts} if texts and len(texts) == len(value) else {}
+        return {"as it is": texts} if texts and len(texts) == len(value) and all(map(_is_visible, texts)) else {}
     text = _text(value)
-    if not text:
+    if not _is_visible(text):
         return {}
     found = {"as it is": [text]}
     if "####" in text and text.rpartition("####")[2].strip():
@@ -53,6 +53,10 @@ def _text(value: object) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _is_visible(text: str) -> bool:
+    return any(char.isprintable() and not char.isspace() for char in text)
 
 
 def _last_box(text: str) -> str | None:

@@ -10,8 +10,10 @@ from grpo_audit.rewards.probes.probe import Row
 from grpo_audit.rewards.process import CallFailed
 from grpo_audit.rewards.sources import Batch, Outcome, RewardSource
 
-PATIENCE: Final = 4
+PATIENCE: Final = 6
 """Calls that may hang or end the process; then nothing more is asked. Each may cost the source's time limit."""
+PATIENCE_AT_ONCE: Final = 2
+"""Of these, those of one ``ask``: then the point is made, and the rest of it is not asked."""
 _BATCH: Final = 64
 _SHARE: Final = 0.2
 """Share of the time limit that a batch should take."""
@@ -48,8 +50,10 @@ class Asker:
         """One outcome for each completion; None for those that were not asked any more."""
         found: list[Outcome | None] = []
         size = 1 if alone else self._size()
-        start = 0
+        start, before = 0, self.hangs
         while start < len(items):
+            if self.hangs - before >= PATIENCE_AT_ONCE:
+                return found + [None] * (len(items) - start)
             chunk = items[start : start + size]
             while len(chunk) > 1 and sum(len(text) for _, text in chunk) > _SMALL:
                 chunk = chunk[: len(chunk) // 2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from grpo_audit.errors import RewardError
@@ -67,6 +67,8 @@ class _Candidate:
     name: str
     known: dict[int, _Known] = field(default_factory=dict)
     """By row; rows without a reference are missing."""
+    guessed: bool = False
+    """Whether the source takes any column and names none, so that it may not look at this one at all."""
 
 
 def calibrate(
@@ -91,12 +93,17 @@ def calibrate(
         tried.append(candidate.name)
         if formats and (best is None or trial.hits[candidate.name] > trial.hits[best[0].name]):
             best = (candidate, formats)
+    columns = _columns(source, rows)[0]
+    if not tried and (columns or gold is not None):
+        return Calibrated([], "", (), f"no row has a reference in the column {gold or ', '.join(columns)}")
     if not tried:
         return _form(source, trial, rows)
     if best is None:
         why = f"the source rewards none of what was tried as the right answer ({', '.join(tried)})"
         return Calibrated([_unknown(index, row, strict=True) for index, row in enumerate(rows)], "", (), why)
     candidate, formats = best
+    if candidate.guessed and not trial.tells_apart(candidate, formats[0]):
+        return _form(source, trial, rows)
     return Calibrated(_cases(rows, candidate, formats, trial), candidate.name, formats)
 
 
@@ -128,6 +135,11 @@ class _Trial:
         is_form = all(known.kind is Kind.FORM for known in candidate.known.values())
         return self._of(candidate, (WHOLE,) if is_form else PLAIN) or self._of(candidate, () if is_form else WITH_TRACE)
 
+    def tells_apart(self, candidate: _Candidate, form: Format) -> bool:
+        """Whether some wrong answer is not rewarded; else the source judges the form and not the answer."""
+        items = [(row, form.of(known.wrong[0])) for row, known in candidate.known.items() if known.wrong]
+        return not all(hit is True for hit in self.rewarded(items[:_TRIED]))
+
     def _of(self, candidate: _Candidate, forms: tuple[Format, ...]) -> tuple[Format, ...]:
         runs_code = any(known.kind is Kind.CODE for known in candidate.known.values())
         tried = list(candidate.known.items())[: _TRIED_OF_CODE if runs_code else _TRIED]
@@ -158,28 +170,30 @@ def _candidates(source: RewardSource, asker: Asker, rows: Sequence[Row], gold: s
         yield _declared(source, asker, rows)
         return
     else:
-        yield from _countdown(source, rows)
-        columns = _columns(source, rows)
+        named, guessed = _columns(source, rows)
+        yield from _countdown(named, guessed, rows)
+        columns = [name for name in GOLD_COLUMNS if name in named]
+        columns += [name for name in named if name not in columns and not guessed]
+        yield from (replace(item, guessed=guessed) for column in columns for item in _of_column(column, rows))
+        return
     for column in columns:
         yield from _of_column(column, rows)
 
 
-def _columns(source: RewardSource, rows: Sequence[Row]) -> list[str]:
-    """Columns that may hold the reference: those the function names, or for a verifier that takes anything all."""
+def _columns(source: RewardSource, rows: Sequence[Row]) -> tuple[list[str], bool]:
+    """Columns that may hold the reference: those the function names. Where it names none and takes any, all of them,
+    and whether that is no more than a guess: for a rule they are none, for a verifier it is none."""
     present = list(dict.fromkeys(name for row in rows for name in row.columns))
     named = [name for name in source.loaded.named if name in present and name not in GIVEN]
-    takes_any = source.loaded.accepted is None
     declared = source.config.kind or source.loaded.declared.get("kind")
-    if not named and takes_any and declared != "rule":
-        named = [name for name in present if name in GOLD_COLUMNS or declared == "verifier"]
-    usual = [name for name in GOLD_COLUMNS if name in named]
-    return usual + [name for name in named if name not in usual]
+    if named or source.loaded.accepted is not None or declared == "rule":
+        return named, False
+    return present, declared != "verifier"
 
 
-def _countdown(source: RewardSource, rows: Sequence[Row]) -> Iterator[_Candidate]:
+def _countdown(named: Sequence[str], guessed: bool, rows: Sequence[Row]) -> Iterator[_Candidate]:
     """Numbers and a target are a Countdown problem, whoever judges it: its answer is no column, least of all the
     target."""
-    named = source.loaded.named if source.loaded.accepted is not None else tuple(rows[0].columns if rows else ())
     numbers = next((name for name in _NUMBERS if name in named), None)
     if numbers is None or "target" not in named:
         return
@@ -191,7 +205,7 @@ def _countdown(source: RewardSource, rows: Sequence[Row]) -> Iterator[_Candidate
             if made is not None:
                 found[index] = _read(made, "Countdown")
     if found:
-        yield _Candidate(f"solutions for the columns {numbers} and target", found)
+        yield _Candidate(f"solutions for the columns {numbers} and target", found, guessed)
 
 
 def _of_column(column: str, rows: Sequence[Row]) -> Iterator[_Candidate]:

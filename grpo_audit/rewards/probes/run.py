@@ -149,7 +149,8 @@ class _Probing:
         self._tell(0, total, "calibration")
         found = calibrate(self._source, self._asker, self._rows, threshold=self._threshold, gold=gold)
         if not found.cases:
-            return _nothing(self._source, ProbeConfig(threshold=self._threshold), "it applies to none of the rows")
+            why = found.why_not or "it applies to none of the rows"
+            return _nothing(self._source, ProbeConfig(threshold=self._threshold), why)
         if only_calibrate:
             return ProbeResult(self._payload(found), b"[]")
         self._runs_code = any(case.kind is Kind.CODE for case in found.cases)

@@ -1,0 +1,168 @@
+"""Recorded rollouts graded again: the counts are those of the two verifiers, whatever the record holds."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from record_factory import build_record
+
+from grpo_audit.config.checks import ProbeConfig
+from grpo_audit.config.run import RunConfig
+from grpo_audit.errors import RewardError
+from grpo_audit.ledger.project import NewEvent, Project
+from grpo_audit.record import events as e
+from grpo_audit.rewards import regrade as module
+from grpo_audit.rewards.regrade import chosen_steps, load_seconds, regrade, rollouts_of
+
+RUN = "graded"
+SECOND = """\
+import re
+def right(completions, target):
+    found = [re.search("<answer>(.*)</answer>", text).group(1) for text in completions]
+    return [float(answer == str(goal)) for answer, goal in zip(found, target)]
+def never(completions):
+    return [0.0 for _ in completions]
+def apart(completions, target):
+    return [None if goal == 1 else float("7" in text) for text, goal in zip(completions, target)]
+def failing(completions):
+    return [ValueError("no") if "3" in text else 1.0 for text in completions]
+"""
+
+
+@pytest.fixture
+def record(tmp_path: Path):
+    """A record with rollouts as told: ``make(steps, group, reward)``; reward(step, sample) is what the source gave, and
+    the completion of sample s answers s for the target 1."""
+    made = build_record(tmp_path / "record.db", steps=1, sealed=False)
+    project = Project.open(tmp_path / "record.db", mode="append")
+
+    def make(steps, samples, reward, *, groups=1):
+        for step in range(steps):
+            events = []
+            for group in range(groups):
+                fields = {"id": f"p{group}", "prompt": "Say it", "columns": {"target": group + 1}}
+                payload = e.Group(
+                    attempt=1, step=step, group=group, prompt_id=f"p{group}", prompt_tokens=1, exposure=0,
+                    reward_mean=0.0, reward_std=0.0,
+                )  # fmt: skip
+                events.append(NewEvent(payload, RUN, {"prompt": b"Say it", "fields": json.dumps(fields).encode()}))
+                for sample in range(samples):
+                    value = reward(step, sample)
+                    payload = e.Rollout(
+                        attempt=1, step=step, group=group, sample=sample, rewards={"first": value}, errors={},
+                        reward=value, advantage=0.0, used=True, reason="", finish_reason="stop", completion_tokens=1,
+                    )  # fmt: skip
+                    text = f"<answer>{sample}</answer>".encode()
+                    events.append(NewEvent(payload, RUN, {"completion": text}))
+            events.append(NewEvent(_step(step), RUN))
+            project.append(events)
+        return project
+
+    registered = project.last(made, e.EventKind.RUN_REGISTERED)
+    project.append([NewEvent(registered.payload, RUN)])
+    (tmp_path / "second.py").write_text(SECOND)
+    yield make
+    project.close()
+
+
+def _step(step: int) -> e.Step:
+    return e.Step(
+        attempt=1, step=step, learning_rate=0.1, loss=0.0, reward_mean=0.0, reward_std=0.0, rewards={},
+        zero_variance_share=0.0, used=1, rejected=0, completion_tokens_mean=1.0, truncated_share=0.0, entropy=0.0,
+        kl=None, kl_loss=None, clip_low_share=0.0, clip_high_share=0.0, agreement=0.0, agreement_max=0.0, grad_norm=0.0,
+        prompt_tokens=1, completion_tokens=1, seconds={}, fingerprint="sha256:" + "0" * 64,
+    )  # fmt: skip
+
+
+def config(second: str, most: int = 2000) -> RunConfig:
+    """A recipe with one source and a second verifier for it."""
+    return RunConfig.model_validate(
+        {
+            "model": {"path": "builtin"},
+            "prompts": {"source": "builtin"},
+            "rewards": [{"name": "first", "source": "own.py:f", "second": f"second.py:{second}"}],
+            "probes": ProbeConfig(regrade=most).model_dump(),
+        }
+    )
+
+
+def test_every_cell_of_the_table_is_counted(record, tmp_path):
+    """Ten steps of four samples; the source rewards samples 1 and 2, the second verifier what answers 1."""
+    project = record(10, 4, lambda _, sample: float(sample in (1, 2)))
+    (found,) = regrade(project, RUN, config("right"), tmp_path)
+    counts = (found.both, found.only_first, found.only_second, found.neither)
+    assert counts == (10, 10, 0, 20)
+    assert found.rollouts == sum(counts)
+    assert found.kappa == pytest.approx(0.5)  # observed 0.75, expected by chance 0.5
+    assert found.early_only_first == found.late_only_first == 0.25
+    events = [next(project.events(start=seq)) for seq in found.examples]
+    assert {event.payload.sample for event in events} == {2}
+    assert events[0].payload.step == 9
+
+
+def test_a_policy_that_learns_to_game_the_source_shows_in_the_last_steps(record, tmp_path):
+    """Nothing at the beginning, everything at the end."""
+    project = record(10, 4, lambda step, sample: float(sample == 1 or step >= 8))
+    (found,) = regrade(project, RUN, config("right"), tmp_path)
+    assert found.early_only_first == 0.0
+    assert found.late_only_first == 0.75
+
+
+def test_a_second_verifier_that_always_says_the_same_has_no_kappa(record, tmp_path):
+    """None, and never 0."""
+    project = record(3, 4, lambda _, sample: float(sample == 1))
+    (found,) = regrade(project, RUN, config("never"), tmp_path)
+    assert found.kappa is None
+    assert (found.only_first, found.both) == (3, 0)
+
+
+def test_what_cannot_be_judged_is_in_no_rate(record, tmp_path):
+    """None on either side, errors, and text that was erased."""
+    project = record(2, 4, lambda _, sample: None if sample == 0 else 1.0, groups=2)
+    (apart,) = regrade(project, RUN, config("apart"), tmp_path)
+    assert (apart.inapplicable, apart.rollouts) == (10, 6)
+    (failing,) = regrade(project, RUN, config("failing"), tmp_path)
+    assert (failing.failures, failing.inapplicable, failing.rollouts) == (4, 4, 8)
+    seq = next(event.seq for event in project.events(RUN, {e.EventKind.ROLLOUT}))
+    project.erase(RUN, {(seq, "completion")}, author="a", reason="asked for")
+    (erased,) = regrade(project, RUN, config("never"), tmp_path)
+    assert erased.unreadable == 1
+
+
+def test_steps_are_spread_from_the_first_to_the_last(record, tmp_path):
+    """As many as hold about the number of rollouts asked for; of one large step, groups from all of it."""
+    project = record(20, 2, lambda *_: 1.0, groups=5)
+    assert chosen_steps(project, RUN, 50) == ([0, 5, 10, 14, 19], 50)
+    assert chosen_steps(project, RUN, 10_000) == (list(range(20)), 200)
+    assert chosen_steps(project, RUN, 1) == ([19], 10)
+    assert chosen_steps(project, "no such run", 10) == ([], 0)
+    few = list(rollouts_of(project, RUN, 3, most=4))
+    assert [item.columns["target"] for item in few] == [1, 1, 3, 3]
+    (found,) = regrade(project, RUN, config("never", most=4), tmp_path)
+    assert found.rollouts == 4
+
+
+def test_memory_does_not_grow_with_the_rollouts(record, tmp_path, monkeypatch):
+    """Ten times the rollouts, the same peak within a third."""
+    monkeypatch.setattr(module, "_BATCH", 8)
+    project = record(60, 16, lambda *_: 1.0)
+    peaks = []
+    for most in (96, 960):
+        tracemalloc.start()
+        regrade(project, RUN, config("never", most=most), tmp_path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.33 * peaks[0]
+
+
+def test_a_second_verifier_that_cannot_be_loaded_is_an_error_before_training(tmp_path):
+    """load_seconds: no such function, a column that is missing, and the texts of those that are well."""
+    (tmp_path / "second.py").write_text(SECOND)
+    with pytest.raises(RewardError, match="no function nobody"):
+        load_seconds(config("nobody").rewards, tmp_path, ["target"])
+    with pytest.raises(RewardError, match="'target'"):
+        load_seconds(config("right").rewards, tmp_path, ["other"])
+    assert list(load_seconds(config("right").rewards, tmp_path, ["target"])[0].texts) == ["first"]
