@@ -137,4 +137,5 @@ def test_eval_gives_what_the_run_recorded(finished, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (task,) = json.loads(done.stdout)["tasks"]
     assert [(task["metrics"]["match"],)] == rows(finished, "select value from eval_task where phase = 'pre'")
-    assert len((tmp_path / "out/samples_echo.jsonl").read_text().splitlines()) == 12
+    (samples,) = (tmp_path / "out").glob("samples_echo_*.jsonl")
+    assert len(samples.read_text().splitlines()) == 12
