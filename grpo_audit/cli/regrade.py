@@ -119,7 +119,11 @@ def _nothing(results: list[RewardRegraded]) -> str:
     counts = [
         pair
         for item in results
-        for pair in ((item.failures, "errors"), (item.inapplicable, "that do not apply"), (item.unreadable, "erased"))
+        for pair in (
+            (item.failures, "errors"),
+            (item.inapplicable, "that do not apply"),
+            (item.unreadable, "without text or row"),
+        )
     ]
     return ", ".join(f"{count:,} {what}" for count, what in counts if count) or "no rollouts"
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from record_factory import build_record
+from rewards.graded import RUN, graded_record
 
 from grpo_audit.config.checks import ProbeConfig
 from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import RewardError
-from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.record import events as e
 from grpo_audit.rewards import regrade as module
 from grpo_audit.rewards.regrade import chosen_steps, load_seconds, regrade, rollouts_of
 
-RUN = "graded"
 SECOND = """\
 import re
 def right(completions, target):
@@ -34,47 +31,17 @@ def failing(completions):
 
 @pytest.fixture
 def record(tmp_path: Path):
-    """A record with rollouts as told: ``make(steps, group, reward)``; reward(step, sample) is what the source gave, and
-    the completion of sample s answers s for the target 1."""
-    made = build_record(tmp_path / "record.db", steps=1, sealed=False)
-    project = Project.open(tmp_path / "record.db", mode="append")
-
-    def make(steps, samples, reward, *, groups=1):
-        for step in range(steps):
-            events = []
-            for group in range(groups):
-                fields = {"id": f"p{group}", "prompt": "Say it", "columns": {"target": group + 1}}
-                payload = e.Group(
-                    attempt=1, step=step, group=group, prompt_id=f"p{group}", prompt_tokens=1, exposure=0,
-                    reward_mean=0.0, reward_std=0.0,
-                )  # fmt: skip
-                events.append(NewEvent(payload, RUN, {"prompt": b"Say it", "fields": json.dumps(fields).encode()}))
-                for sample in range(samples):
-                    value = reward(step, sample)
-                    payload = e.Rollout(
-                        attempt=1, step=step, group=group, sample=sample, rewards={"first": value}, errors={},
-                        reward=value, advantage=0.0, used=True, reason="", finish_reason="stop", completion_tokens=1,
-                    )  # fmt: skip
-                    text = f"<answer>{sample}</answer>".encode()
-                    events.append(NewEvent(payload, RUN, {"completion": text}))
-            events.append(NewEvent(_step(step), RUN))
-            project.append(events)
-        return project
-
-    registered = project.last(made, e.EventKind.RUN_REGISTERED)
-    project.append([NewEvent(registered.payload, RUN)])
+    """Make a record: steps, samples of a group, what the source gave. Sample s answers s; the first target is 1."""
+    opened = []
     (tmp_path / "second.py").write_text(SECOND)
+
+    def make(*arguments, **more):
+        opened.append(graded_record(tmp_path, *arguments, **more))
+        return opened[-1]
+
     yield make
-    project.close()
-
-
-def _step(step: int) -> e.Step:
-    return e.Step(
-        attempt=1, step=step, learning_rate=0.1, loss=0.0, reward_mean=0.0, reward_std=0.0, rewards={},
-        zero_variance_share=0.0, used=1, rejected=0, completion_tokens_mean=1.0, truncated_share=0.0, entropy=0.0,
-        kl=None, kl_loss=None, clip_low_share=0.0, clip_high_share=0.0, agreement=0.0, agreement_max=0.0, grad_norm=0.0,
-        prompt_tokens=1, completion_tokens=1, seconds={}, fingerprint="sha256:" + "0" * 64,
-    )  # fmt: skip
+    for project in opened:
+        project.close()
 
 
 def config(second: str, most: int = 2000) -> RunConfig:
@@ -145,17 +112,16 @@ def test_steps_are_spread_from_the_first_to_the_last(record, tmp_path):
     assert found.rollouts == 4
 
 
-def test_memory_does_not_grow_with_the_rollouts(record, tmp_path, monkeypatch):
-    """Ten times the rollouts, the same peak within a third."""
+def test_memory_holds_one_batch_of_texts(record, tmp_path, monkeypatch):
+    """A hundred batches of 8 completions of 20 kB: 16 MB in all, and never more than 2 MB at a time."""
     monkeypatch.setattr(module, "_BATCH", 8)
-    project = record(60, 16, lambda *_: 1.0)
-    peaks = []
-    for most in (96, 960):
-        tracemalloc.start()
-        regrade(project, RUN, config("never", most=most), tmp_path)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.33 * peaks[0]
+    project = record(50, 16, lambda *_: 1.0, completion=lambda sample: f"{sample} " * 7000)
+    tracemalloc.start()
+    (found,) = regrade(project, RUN, config("never"), tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.rollouts == 800
+    assert peak < 2_000_000
 
 
 def test_a_second_verifier_that_cannot_be_loaded_is_an_error_before_training(tmp_path):
