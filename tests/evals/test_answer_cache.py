@@ -1,4 +1,4 @@
-"""Answers kept on disk: nothing is asked twice, nothing changes by it, and no model gets another one's answers."""
+"""Answers kept on disk: nothing is asked twice, nothing changes by it. Of other models' answers see ``test_traps``."""
 
 from __future__ import annotations
 
@@ -159,23 +159,6 @@ def test_killed_in_the_middle_of_a_task_an_evaluation_goes_on_where_it_was(
         reused[item.name] * item.plan.samples for item in suite.tasks if item.task.OUTPUT_TYPE == "generate_until"
     )
     assert generated_after == generated_in_all - kept
-
-
-def test_trap_1_the_second_model_is_not_given_the_answers_of_the_first(
-    suite: Suite, make_policy: Callable[..., Policy], tmp_path: Path
-) -> None:
-    """lm-eval's cache has no model in its key. Here the post model, evaluated with the cache of the pre model beside
-    it, gets the answers it gets alone; each model has a file of its own, whose name holds both digests."""
-    before, after = make_policy(0), make_policy(1)
-    pre = run(suite, before, tmp_path, ONE)
-    post = run(suite, after, tmp_path, TWO)
-    assert samples(post) == samples(run(suite, after, None, TWO))
-    assert all(result.reused == 0 for result in post)
-    for one, two in zip(pre, post, strict=True):
-        assert [s.response for s in one.samples] != [s.response for s in two.samples]
-    names = sorted(path.name for path in tmp_path.iterdir())
-    protocol = suite.plan.protocol_digest.removeprefix("sha256:")[:32]
-    assert names == [f"answers-{digit * 32}-{protocol}.sqlite" for digit in "12"]
 
 
 def test_a_renamed_file_is_refused(suite: Suite, policy: Policy, tmp_path: Path) -> None:
