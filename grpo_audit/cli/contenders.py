@@ -152,7 +152,7 @@ def _evaluate(model: str, suite: Suite, asked: Asked) -> Evaluated:
             bar.update(finished + done, name)
 
         for result in evaluate(
-            suite, policy, phase="post", weights_digest=weights, only=list(documents), on_progress=on_progress
+            suite, policy, phase="post", weights_digest=weights, cache=asked.cache, on_progress=on_progress
         ):
             finished += documents[result.task.task]
             bar.update(finished, result.task.task)

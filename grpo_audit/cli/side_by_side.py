@@ -198,15 +198,16 @@ def example_lines(found: Versus) -> Iterator[str]:
 def _example(example: Example, names: tuple[str, str]) -> Iterator[str]:
     flip = example.flip
     yield visible(f"{flip.task} {flip.doc_id}: {'gained' if flip.improved else 'lost'} ({flip.pre:g} to {flip.post:g})")
-    for name, text in (
-        ("prompt", example.prompt),
-        ("wanted", flip.target),
-        (names[0], example.before),
-        ("  read as", flip.pre_prediction),
-        (names[1], example.after),
-        ("  read as", flip.post_prediction),
+    rows = [("prompt", example.prompt), ("wanted", flip.target)]
+    for name, text, prediction in (
+        (names[0], example.before, flip.pre_prediction),
+        (names[1], example.after, flip.post_prediction),
     ):
-        yield f"  {name:<9}  {'(erased)' if text is None else _cut(visible(text))}"
+        rows.append((name, text if flip.generated else prediction))
+        if flip.generated and text is not None and prediction not in text:
+            rows.append(("  read as", prediction))
+    for name, shown in rows:
+        yield f"  {name:<9}  {'(erased)' if shown is None else _cut(visible(shown))}"
 
 
 def _cut(text: str) -> str:

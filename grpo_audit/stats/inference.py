@@ -80,8 +80,8 @@ def infer(
     return Inference(
         p=float(2 * special.stdtr(found.freedom, -abs(found.mean) / found.error)),
         p_margin=p_margin,
-        ci_low=found.mean - reach,
-        ci_high=found.mean + reach,
+        ci_low=max(found.mean - reach, -1.0) if binary else found.mean - reach,
+        ci_high=min(found.mean + reach, 1.0) if binary else found.mean + reach,
         minimum_detectable=detectable(found, alpha),
         method=_t_method(found, score=binary and margin is not None),
     )

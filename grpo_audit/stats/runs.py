@@ -33,6 +33,8 @@ class Flip:
     pre_seq: int | None
     """Events to look the full texts up in: content ``prompt`` and ``response``. None for what is in no record."""
     post_seq: int | None
+    generated: bool = True
+    """Whether the answers are texts, rather than likelihoods of choices."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def _flips(before: Evaluated, after: Evaluated) -> tuple[Flip, ...]:
                         post_prediction=other.prediction,
                         pre_seq=before.sequence.get(place),
                         post_seq=after.sequence.get(place),
+                        generated=other.finish_reason != "likelihood",
                     )
                 )
     return tuple(sorted(found, key=lambda flip: flip.improved))
