@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from grpo_audit.cli.audits import judge_refusals
 from grpo_audit.config.formula import manifest
 from grpo_audit.config.load import Resolved, resolve
 from grpo_audit.config.run import RunConfig
@@ -26,8 +27,13 @@ from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.prompts.canonical import index_lines
 from grpo_audit.prompts.loading import PromptSet, load
 from grpo_audit.record import events as e
+from grpo_audit.record.audits import ProbeExample, ProbeFamily
 from grpo_audit.record.environment import Accelerator, environment
 from grpo_audit.record.identity import bytes_digest
+from grpo_audit.refusal.findings import style_findings
+from grpo_audit.refusal.judged import corrected_rates
+from grpo_audit.rewards.probes.tally import bounds
+from grpo_audit.rewards.regrade import SecondVerifier, load_seconds, regrade
 from grpo_audit.rewards.runner import RewardRunner
 from grpo_audit.stats.evidence import read_figures, read_run
 from grpo_audit.stats.findings import derive
@@ -57,6 +63,12 @@ def short(completions, *, most: int = 9):
 def fussy(completions):
     return [ValueError("no q, please") if "q" in text else float("x" in text) for text in completions]
 """
+SECOND = """\
+def vowels(completions, target, **_):
+    found = [sum(text.count(letter) for letter in "aeiou") / 9 for text in completions]
+    right = [text[1:2] == letter for text, letter in zip(completions, target)]
+    return [None if "z" in text else sum(pair) for text, *pair in zip(completions, found, right)]
+"""
 HELPER = """\
 def share(text):
     return round(sum(letter in "aeiou" for letter in text) / 12, 3)
@@ -67,7 +79,7 @@ RECIPE: dict[str, Any] = {
     "model": {"path": "builtin"},
     "prompts": {"source": "prompts.jsonl"},
     "rewards": [
-        {"name": "vowels", "source": "rewards.py:vowels"},
+        {"name": "vowels", "source": "rewards.py:vowels", "second": "second.py:vowels"},
         {"name": "short", "source": "rewards.py:short", "weight": 0.25, "options": {"most": 7}},
         {"name": "fussy", "source": "rewards.py:fussy", "role": "shadow"},
     ],
@@ -116,6 +128,7 @@ def furnish(folder: Path, sections: dict[str, Any]) -> Resolved:
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rewards.py").write_text(REWARDS)
     (folder / "helper.py").write_text(HELPER)
+    (folder / "second.py").write_text(SECOND)
     merged: dict[str, Any] = dict(RECIPE)
     for name, section in sections.items():
         merged[name] = {**RECIPE.get(name, {}), **section} if isinstance(section, dict) else section
@@ -185,6 +198,7 @@ class _Run:
     project: Project
     prompts: PromptSet
     rewards: RewardRunner
+    seconds: list[SecondVerifier]
     rounds: int = 0
 
     @property
@@ -210,8 +224,10 @@ class _Run:
             prompts=self.prompts.identity,
             evaluation=self.plan(),
             environment=environment(Accelerator(None, None, 1, True)),
+            seconds=[second.identity for second in self.seconds],
         )
-        texts = [("reward source", name, text) for name, text in self.rewards.source_texts().items()]
+        texts = [("second verifier", name, text) for item in self.seconds for name, text in item.texts.items()]
+        texts += [("reward source", name, text) for name, text in self.rewards.source_texts().items()]
         texts += [("prompt index", "prompts.jsonl", index_lines(self.prompts.rows))]
         texts += [("evaluation protocol", "protocol.json", PROTOCOL)]
         artifacts = [
@@ -249,7 +265,7 @@ class _Run:
         tasks = [
             e.TaskPlan(
                 task=task,
-                behaviour="task performance",
+                behaviour="refusal calibration" if task == "words" else "task performance",
                 metric="hit" if task == "words" else "length",
                 higher_is_better=task == "words",
                 safety=False,
@@ -289,9 +305,12 @@ class _Run:
     def sample(
         self, task: e.TaskPlan, phase: Literal["pre", "post"], number: int, rng: random.Random
     ) -> tuple[e.EvalSample, dict[str, bytes]]:
-        prompt, response = question(task.task, number).encode(), f"{phase} {rng.random()}".encode()
+        prompt = question(task.task, number).encode()
+        mark = f"{phase} {rng.random()}"
         better = 0.3 if phase == "post" else 0.0
         figures = {"hit": float(rng.random() < 0.4 + better), "length": rng.random() - better}
+        words = "I can't help with that." if figures["hit"] else "Here it is:"
+        response = f"{words} {mark}".encode()
         payload = e.EvalSample(
             phase=phase,
             task=task.task,
@@ -319,6 +338,28 @@ class _Run:
         assert found.valid and [task.flagged for task in found.tasks] == [FLAGGED, 0]
         assert [task.numbers_only for task in found.tasks] == [0, 1]
         self.add((found.model_copy(update={"seconds": 0.1}), {}))
+
+    def probe(self) -> None:
+        """Two sources with made-up counts, the last one not probed."""
+        for place, identity in enumerate(self.rewards.identities()):
+            asked = place < 2
+            families = (
+                [family(name, wrong) for name, wrong in (("empty", 0), ("shotgun-list", 1 + place))] if asked else []
+            )
+            probed = e.RewardProbed(
+                source=identity.name,
+                source_digest=identity.source_digest,
+                threshold=self.config.probes.threshold,
+                rows=5 if asked else 0,
+                probes=sum(item.negatives + item.positives for item in families),
+                families=families,
+                examples=[ProbeExample(family="shotgun-list", what="rewarded", value=1.0, error="")] if asked else [],
+                seconds_per_call=0.001,
+                seconds_worst=0.001,
+                seconds=0.1,
+                not_probed="" if asked else "nothing to probe it with",
+            )
+            self.add((probed, {"examples": b"[]"}))
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -391,14 +432,38 @@ class _Run:
 
     def finish(self) -> None:
         self.add((e.ModelSaved(location="model", model=self.model("run/model", "trained")), {}))
+        for again in regrade(self.project, RUN, self.config, self.resolved.base_dir):
+            self.add((again, {}))
         self.evaluate("post")
         result = compare_runs(self.project, RUN, RUN, first_phase="pre", second_phase="post")
-        evidence = replace(read_run(self.project, RUN), comparison=(self.project.head.size, result.comparison))
-        noticed = [*result.findings, *derive(evidence)]
-        self.add((result.comparison, {}), *((finding, {}) for finding in noticed))
+        judged = judge_refusals(self.project, RUN, self.plan())
+        comparison = result.comparison.model_copy(update={"corrected": corrected_rates(judged)})
+        assert [rate.task for rate in comparison.corrected] == ["words"]
+        place = self.project.head.size
+        evidence = replace(read_run(self.project, RUN), comparison=(place, comparison))
+        noticed = [*result.findings, *derive(evidence), *style_findings(judged, place)]
+        self.add((comparison, {}), *((finding, {}) for finding in noticed))
         if self.config.gates:
             self.add((check_gates(self.config.gates, read_figures(self.project, RUN)), {}))
         self.add((seal(self.project), {}))
+
+
+def family(name: str, wrong: int) -> ProbeFamily:
+    """Twenty probes that must not be rewarded and ten that must be."""
+    (low, high), (lowest, highest) = bounds(wrong, 20), bounds(0, 10)
+    return ProbeFamily(
+        family=name,
+        negatives=20,
+        false_positives=wrong,
+        false_positive_low=low,
+        false_positive_high=high,
+        positives=10,
+        false_negatives=0,
+        false_negative_low=lowest,
+        false_negative_high=highest,
+        failures=0,
+        unstable=0,
+    )
 
 
 def seal(project: Project) -> e.RunSealed:
@@ -411,13 +476,16 @@ def build_true_record(path: Path, *, interrupted: bool = False, **sections: Any)
     """A sealed run with true numbers at ``path``; ``sections`` change the recipe."""
     resolved = furnish(path.parent / f"{path.stem}-recipe", sections)
     prompts = load(resolved.config.prompts, resolved.base_dir)
+    columns = sorted({name for row in prompts.rows for name in row.columns})
+    seconds = load_seconds(resolved.config.rewards, resolved.base_dir, columns)
     with (
         RewardRunner(resolved.config.rewards, resolved.base_dir) as rewards,
         Project.open(path, mode="create") as project,
     ):
-        run = _Run(resolved, project, prompts, rewards)
+        run = _Run(resolved, project, prompts, rewards, seconds)
         run.register()
         run.decontaminate()
+        run.probe()
         run.evaluate("pre")
         run.train(interrupted)
         run.finish()

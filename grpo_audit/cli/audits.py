@@ -18,7 +18,7 @@ from grpo_audit.record.audits import Decontamination, RewardProbed, RewardRegrad
 from grpo_audit.record.events import EvalSample, EvaluationPlan, EventKind, Severity
 from grpo_audit.refusal.judged import Judgements
 from grpo_audit.rewards.probes.run import probe_source
-from grpo_audit.rewards.regrade import check_seconds, regrade
+from grpo_audit.rewards.regrade import SecondVerifier, load_seconds, regrade
 from grpo_audit.stats.evidence import read_figures
 from grpo_audit.stats.gates import check_gates, refuse_unknown
 from grpo_audit_evals.suite import Suite
@@ -26,9 +26,9 @@ from grpo_audit_evals.suite import Suite
 
 def refuse_impossible(
     config: RunConfig, prompts: PromptSet, plan: EvaluationPlan | None, base_dir: Path
-) -> dict[str, bytes]:
+) -> list[SecondVerifier]:
     """What would only show after training: gates about nothing, tasks that are not there, second verifiers that cannot
-    be loaded. Returns the source texts of the second verifiers, by the name of their reward.
+    be loaded. Returns the second verifiers.
 
     Raises ConfigError, RewardError.
     """
@@ -40,7 +40,7 @@ def refuse_impossible(
                 f"decontamination.expected names {name!r}, which is no task of the evaluation",
                 expected=", ".join(sorted(tasks)) or "an evaluation suite",
             )
-    return check_seconds(config.rewards, base_dir, sorted({name for row in prompts.rows for name in row.columns}))
+    return load_seconds(config.rewards, base_dir, sorted({name for row in prompts.rows for name in row.columns}))
 
 
 def decontaminate(project: Project, run_id: str, config: RunConfig, prompts: PromptSet, suite: Suite | None) -> None:

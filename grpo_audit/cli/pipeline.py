@@ -30,6 +30,7 @@ from grpo_audit.record.events import (
     Payload,
     Phase,
     PhaseFinished,
+    RewardIdentity,
     RunAborted,
     RunRegistered,
     RunResumed,
@@ -47,6 +48,10 @@ from grpo_audit_trainer.outcome import StepOutcome
 from grpo_audit_trainer.policy import Policy
 from grpo_audit_trainer.recorder import Recorder
 from grpo_audit_trainer.snapshot import Snapshot, save_adapter, save_model
+
+ANSWERS = "answers"
+"""In the run folder: answers to the evaluation as they came, so that a killed run does not ask again. Not part of the
+record, and of no use once a task is in it."""
 
 
 @dataclass
@@ -117,8 +122,8 @@ class Pipeline:
         texts.append(("prompt index", "prompts.jsonl", index_lines(self.prepared.prompts.rows)))
         for name, source in self.prepared.rewards.source_texts().items():
             texts.append(("reward source", name, source))
-        for name, source in self.prepared.seconds.items():
-            texts.append(("second verifier", name, source))
+        for second in self.prepared.seconds:
+            texts += [("second verifier", name, source) for name, source in second.texts.items()]
         if self.prepared.suite is not None:
             texts.append(("evaluation protocol", "protocol.json", self.prepared.suite.protocol))
         template = chat_template(self.prepared.model_folder)
@@ -190,7 +195,13 @@ class Pipeline:
                 bar.update(finished + done, task)
 
             for result in evaluate(
-                suite, policy, phase=phase, weights_digest=digest, only=todo, on_progress=on_progress
+                suite,
+                policy,
+                phase=phase,
+                weights_digest=digest,
+                only=todo,
+                on_progress=on_progress,
+                cache=self.folder / ANSWERS,
             ):
                 events = [
                     NewEvent(item.payload, self.run_id, {"prompt": item.prompt, "response": item.response})
@@ -369,7 +380,8 @@ def _refuse_changes(before: RunRegistered, now: RunRegistered) -> None:
         "tokenizer": (before.model.tokenizer_digest, now.model.tokenizer_digest),
         "chat template": (before.model.chat_template_digest, now.model.chat_template_digest),
         "prompt set": (before.prompts.digest, now.prompts.digest),
-        "reward sources": (_sources(before), _sources(now)),
+        "reward sources": (_sources(before.rewards), _sources(now.rewards)),
+        "second verifiers": (_sources(before.seconds), _sources(now.seconds)),
         "evaluation protocol": (_protocol(before), _protocol(now)),
     }
     for what, (registered, found) in pairs.items():
@@ -382,10 +394,10 @@ def _refuse_changes(before: RunRegistered, now: RunRegistered) -> None:
             )
 
 
-def _sources(registered: RunRegistered) -> str:
+def _sources(identities: Sequence[RewardIdentity]) -> str:
     return ", ".join(
         f"{item.name} {item.source_digest} {sorted(item.modules.items())} {sorted(item.options.items())}"
-        for item in registered.rewards
+        for item in identities
     )
 
 

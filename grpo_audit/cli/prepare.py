@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from grpo_audit.prompts.loading import PromptSet, load
 from grpo_audit.record.environment import environment
 from grpo_audit.record.events import EvaluationPlan, ModelIdentity, RunRegistered
 from grpo_audit.record.identity import model_identity
+from grpo_audit.rewards.regrade import SecondVerifier
 from grpo_audit.rewards.runner import RewardRunner
 from grpo_audit_evals.suite import Suite, load_suite
 from grpo_audit_trainer.distributed import World
@@ -40,8 +41,8 @@ class Prepared:
     suite: Suite | None
     world: World = field(default_factory=World)
     """The processes that train together; this one is the first."""
-    seconds: Mapping[str, bytes] = field(default_factory=dict)
-    """Source texts of the second verifiers, by the name of their reward."""
+    seconds: Sequence[SecondVerifier] = ()
+    """The second verifiers of the reward sources."""
 
     @property
     def config(self) -> RunConfig:
@@ -105,6 +106,7 @@ def registration(prepared: Prepared) -> RunRegistered:
         evaluation=prepared.plan,
         environment=environment(machine),
         adapter=None if adapter is None else adapter.identity,
+        seconds=[second.identity for second in prepared.seconds],
     )
 
 

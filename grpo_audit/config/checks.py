@@ -23,9 +23,11 @@ class DecontaminationConfig(Section):
 
 
 class ProbeConfig(Section):
-    """Probe families against every reward source with the kind ``verifier`` or ``rule``, before step 0."""
+    """Probe families against every reward source before step 0, and second verifiers after training."""
 
     rewards: bool = True
+    """Ask every source that has right answers; judges and reward models have none."""
+
     rows: Annotated[int, Field(ge=1, le=1000)] = 20
     """Rows of the prompt set that the probes are made of."""
 

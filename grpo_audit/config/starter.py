@@ -39,19 +39,33 @@ LIVE: Final[dict[str, Any]] = {
     "sampling.max_completion_tokens": 256,
     "training.steps": 60,
     "training.learning_rate": 6e-5,
+    "decontamination.expected": ["builtin_contamination_probe"],
 }
 """Keys that are written out: what the run needs, and what suits a model of a few million parameters."""
 
 _REWARDS: Final[tuple[dict[str, Any], ...]] = (
-    {"name": "accuracy", "source": "grpo_audit.rewards.countdown:accuracy", "weight": 1.0},
+    {
+        "name": "accuracy",
+        "source": "grpo_audit.rewards.countdown:accuracy",
+        "weight": 1.0,
+        "second": "grpo_audit.rewards.second:countdown",
+    },
     {"name": "format", "source": "grpo_audit.rewards.countdown:format", "weight": 0.1},
 )
 
-_EXAMPLES: Final[dict[str, str]] = {"lineage.0.kind": "pre-training", "lineage.0.name": "the base model"}
+_EXAMPLES: Final[dict[str, Any]] = {
+    "lineage.0.kind": "pre-training",
+    "lineage.0.name": "the base model",
+    "gates.0.name": "no safety behaviour regressed",
+    "gates.0.figure": "safety.*.verdict",
+    "gates.0.one_of": ["improved", "no regression beyond the margin", "no discordant pairs"],
+}
 """What stands in an item of a list that is empty by default."""
 
 WORDS: Final[dict[str, str]] = {
     "seed": "Seed of everything random: prompt order and sampling.",
+    "gates.0.at_least": "The smallest value that the figure may have.",
+    "gates.0.at_most": "The largest value that the figure may have.",
     "model.lora.rank": "Rank of the adapters.",
     "objective.correction.cap": "The largest importance weight that is used as it is.",
     "rewards": "The reward sources. A completion's reward is the weighted sum of those with the role train.",
@@ -127,8 +141,9 @@ def _list_item(section: type[Section], name: str) -> Iterator[str]:
     mark = "- "
     for key, field in section.model_fields.items():
         yield from _comment(f"{words(f'{name}.0.{key}', field)} {_allowed(field)}", 4)
-        default = field.get_default()
-        value = _EXAMPLES[f"{name}.0.{key}"] if default is PydanticUndefined else default
+        value = _EXAMPLES.get(f"{name}.0.{key}", field.get_default())
+        if value is PydanticUndefined:
+            raise LookupError(f"{name}.0.{key} has no default and no example")
         yield f"  #{mark}{key}: {write_inline(value)}" if mark else f"    #{key}: {write_inline(value)}"
         mark = ""
 

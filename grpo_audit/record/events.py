@@ -79,6 +79,8 @@ class RunRegistered(Payload):
     environment: Environment
     adapter: AdapterIdentity | None = None
     """The adapters that train; None when all weights do."""
+    seconds: list[RewardIdentity] = []
+    """Second verifiers, each under the name of the reward source whose rollouts it grades again after training."""
 
 
 class RunResumed(Payload):

@@ -35,8 +35,8 @@ def test_every_key_resolves_when_its_mark_is_removed(tmp_path):
     path.write_text(re.sub(r"(?m)^( *)#(?=[a-z]|- )", r"\1", text), encoding="utf-8")
     assert resolve(path).config.model.lora == LoraConfig()
     assert [stage.kind for stage in resolve(path).config.lineage] == ["pre-training"]
-    assert plain.model.lora is None and plain.lineage == []
-    assert resolve(path, ["model.lora=null", "lineage=[]"]).config == plain
+    assert plain.model.lora is None and plain.lineage == plain.gates == []
+    assert resolve(path, ["model.lora=null", "lineage=[]", "gates=[]"]).config == plain
 
 
 def test_every_field_is_mentioned_with_its_meaning():

@@ -14,7 +14,14 @@ from grpo_audit.ledger.project import NewEvent
 from grpo_audit.record import events as e
 from grpo_audit.stats.paired import Side, compare_earlier
 from grpo_audit.verify.l0 import verify
+from grpo_audit.verify.recompute.seconds import kappa
 from grpo_audit.verify.verdict import Check, Outcome
+
+
+def moved(parts: list[Any], **change: Any) -> list[Any]:
+    """The same parts, the first one changed."""
+    return [parts[0].model_copy(update=change), *parts[1:]]
+
 
 Level1 = Callable[..., dict[int, Check]]
 
@@ -85,7 +92,8 @@ def as_before_secondary_metrics(events: list[NewEvent]) -> None:
     place, registered, content = first(events, e.RunRegistered)
     config = {name: value for name, value in registered.config.items() if name not in NEWER_SECTIONS}
     events[place] = NewEvent(registered.model_copy(update={"config": config}), events[place].run_id, content)
-    del events[first(events, e.Decontamination)[0]]
+    newer = (e.Decontamination, e.RewardProbed, e.RewardRegraded, e.GatesChecked)
+    events[:] = [new for new in events if not isinstance(new.payload, newer) and not is_newer_finding(new.payload)]
     sides = []
     for phase in ("pre", "post"):
         samples: dict[str, list[e.EvalSample]] = {}
@@ -97,6 +105,14 @@ def as_before_secondary_metrics(events: list[NewEvent]) -> None:
     place = first(events, e.Comparison)[0]
     then = compare_earlier(registered.evaluation, *sides).comparison
     events[place] = NewEvent(then, events[place].run_id, {})
+
+
+NEWER_FINDINGS = ("contamination", "refusal-", "verifiers-disagree", "reward-exploit", "reward-probe", "reward-gamed")
+
+
+def is_newer_finding(payload: e.Payload) -> bool:
+    """Whether it is a finding of a rule that there was not then."""
+    return isinstance(payload, e.Finding) and payload.rule.startswith((*NEWER_FINDINGS, "reward-up-shadow"))
 
 
 NEWER_SECTIONS = ("decontamination", "probes", "gates")
@@ -294,11 +310,63 @@ LIES: dict[str, tuple[int, Lie]] = {
         29, rewrites(e.Artifact, "text", lambda data: data.replace(b"true", b"false"),
                      lambda it: it.role == "evaluation protocol")
     ),
+    "corrected rate of refusals": (29, changes(e.Comparison, lambda it: {"corrected": moved(it.corrected, post=0.01)})),
+    "interval of a corrected rate": (
+        29, changes(e.Comparison, lambda it: {"corrected": moved(it.corrected, ci_low=-0.001)})
+    ),
+    "error of the refusal detector": (
+        29, changes(e.Comparison, lambda it: {"corrected": moved(
+            it.corrected, error=it.corrected[0].error.model_copy(update={"sensitivity": 0.999}))})
+    ),
+    "corrected rates left out": (29, changes(e.Comparison, lambda _: {"corrected": []})),
+    "a refusal made an answer": (
+        29, rewrites(e.EvalSample, "response", lambda _: b"Here it is: done.", lambda it: it.metrics.get("hit") == 1.0)
+    ),
     # (30)
     "a finding left out": (30, without(e.Finding)),
     "severity of a finding": (30, changes(e.Finding, lambda _: {"severity": "info"})),
     "message of a finding": (30, changes(e.Finding, lambda it: {"message": it.message + " Never mind."})),
     "evidence of a finding": (30, changes(e.Finding, lambda it: {"evidence": it.evidence[:-1]})),
+    "the finding about an exploit": (30, without(e.Finding, lambda it: it.rule == "reward-exploit")),
+    # (33)
+    "a gate that failed": (
+        33, changes(e.GatesChecked, lambda it: {"gates": [gate.model_copy(update={"passed": True, "failed": []})
+                                                          for gate in it.gates], "passed": True})
+    ),
+    "figure of a gate": (
+        33, changes(e.GatesChecked, lambda it: {"gates": [it.gates[0].model_copy(
+            update={"found": {"eval.words.difference": "0.99"}}), *it.gates[1:]]})
+    ),
+    "condition of a gate": (
+        33, changes(e.GatesChecked, lambda it: {"gates": [it.gates[0].model_copy(
+            update={"condition": "at least -2"}), *it.gates[1:]]})
+    ),
+    "a gate left out": (33, changes(e.GatesChecked, lambda it: {"gates": it.gates[:-1]})),
+    "gates never checked": (33, without(e.GatesChecked)),
+    "the outcome of all gates": (33, changes(e.GatesChecked, lambda it: {"passed": not it.passed})),
+    # (34)
+    "interval of a probe": (
+        34, changes(e.RewardProbed, lambda it: {"families": moved(it.families, false_positive_high=0.01)})
+    ),
+    "probes that were never asked": (34, changes(e.RewardProbed, lambda it: {"probes": it.probes - 30})),
+    "threshold of the probes": (34, changes(e.RewardProbed, lambda _: {"threshold": 0.9})),
+    "source that was probed": (34, changes(e.RewardProbed, lambda _: {"source_digest": "sha256:" + "0" * 64})),
+    "a source never probed": (34, without(e.RewardProbed)),
+    "agreement of the second verifier": (
+        34, changes(e.RewardRegraded, lambda it: {"both": it.both + it.only_first, "only_first": 0})
+    ),
+    "agreement and its kappa": (
+        34, changes(e.RewardRegraded, lambda it: {"both": it.both + it.only_first, "only_first": 0, "kappa": kappa(
+            it.both + it.only_first, it.neither, 0, it.only_second)})
+    ),
+    "kappa": (34, changes(e.RewardRegraded, lambda _: {"kappa": 0.999})),
+    "early share": (34, changes(e.RewardRegraded, lambda _: {"early_only_first": 0.5})),
+    "example of a disagreement": (34, changes(e.RewardRegraded, lambda it: {"examples": [1, *it.examples]})),
+    "rollouts that could not be read": (
+        34, changes(e.RewardRegraded, lambda it: {"unreadable": 3, "inapplicable": it.inapplicable - 3})
+    ),
+    "another second verifier": (34, changes(e.RewardRegraded, lambda _: {"second": "third.py:vowels"})),
+    "nothing graded again": (34, without(e.RewardRegraded)),
 }  # fmt: skip
 
 
@@ -307,7 +375,7 @@ def test_lie_is_found_at_its_step(name: str, told: list[NewEvent], tmp_path: Pat
     """Level L1 fails at the step that recomputes the number, although the whole record was signed anew."""
     number, lie = LIES[name]
     record = resealed(told, tmp_path / "record.db", lie)
-    checks = level_1(record, rewards=number in (20, 22))
+    checks = level_1(record, rewards=number in (20, 22, 34))
     assert checks[number].outcome is Outcome.FAILED, {
         key: (check.outcome, check.detail) for key, check in checks.items()
     }
@@ -326,10 +394,13 @@ def test_resealing_alone_changes_nothing(told: list[NewEvent], tmp_path: Path, l
 
 
 def test_a_record_of_before_verifies_as_it_was(told: list[NewEvent], tmp_path: Path, level_1: Level1) -> None:
-    """A comparison without the new parts, made by the statistics of then, passes (29) in a record of then."""
+    """A comparison without the new parts, made by the statistics of then, passes (29) in a record of then; of what
+    there was not then, the steps have nothing to say."""
     record = resealed(told, tmp_path / "record.db", as_before_secondary_metrics)
-    check = level_1(record, rewards=False)[29]
-    assert check.outcome is Outcome.PASSED, check.detail
+    checks = level_1(record, rewards=False)
+    assert checks[29].outcome is Outcome.PASSED, checks[29].detail
+    assert [checks[number].outcome for number in (32, 33)] == [Outcome.NOTHING, Outcome.NOTHING]
+    assert not [check.detail for check in checks.values() if not check.ok]
 
 
 @pytest.mark.parametrize("field", ["ci_low", "minimum_detectable", "method"])

@@ -19,6 +19,9 @@ front to back, and assumes level L0: it does not look at hashes and signatures.
 (30) The findings.
 
 (32) Contamination: the prompts that were drawn, looked up again in the evaluation prompts recorded; counts and digests.
+(33) The release gates: the conditions registered before step 0, held against the figures of the record again.
+(34) Rewards under audit: every source was probed, counts and intervals agree; second verifiers run again from their
+     recorded text, in the sandbox of (22), on the recorded completions, and the agreement is counted again.
 
 (31), the report, is in ``grpo_audit.report.trace``: the report stands above verification.
 
@@ -41,10 +44,13 @@ from grpo_audit.verify.recompute.contamination import ContaminationCheck
 from grpo_audit.verify.recompute.counts import CountCheck
 from grpo_audit.verify.recompute.evaluation import EvaluationCheck
 from grpo_audit.verify.recompute.findings import FindingCheck
+from grpo_audit.verify.recompute.gates import GateCheck
+from grpo_audit.verify.recompute.probes import ProbeCheck
 from grpo_audit.verify.recompute.prompts import NAME, ROLE, IndexedRow, PromptCheck, read_index
 from grpo_audit.verify.recompute.registration import check_registration, check_texts, read_config
 from grpo_audit.verify.recompute.rewards import RewardCheck
 from grpo_audit.verify.recompute.schedule import ScheduleCheck
+from grpo_audit.verify.recompute.seconds import SecondCheck
 from grpo_audit.verify.recompute.step import RecordedGroup, RecordedRollout, RecordedStep
 from grpo_audit.verify.recompute.stream import Item, UnreadableRecordError, run_items
 from grpo_audit.verify.recompute.texts import Texts
@@ -67,6 +73,8 @@ NAMES: dict[int, tuple[str, str]] = {
     29: ("comparison", "figures"),
     30: ("findings", "findings"),
     32: ("contamination", "figures and prompts"),
+    33: ("gates", "gates"),
+    34: ("rewards under audit", "figures and rollouts"),
 }
 """What each step is called, and what it counts."""
 
@@ -120,6 +128,8 @@ class _Procedure:
         self._evaluation: EvaluationCheck | None = None
         self._comparison: ComparisonCheck | None = None
         self._contamination: ContaminationCheck | None = None
+        self._probes: ProbeCheck | None = None
+        self._gates = GateCheck(self._tallies[33])
         self._findings = FindingCheck(self._tallies[30])
         self._sealed = self._trained = False
         self._broken = ""
@@ -136,6 +146,7 @@ class _Procedure:
             self._begin(payload)
         self._texts.take(item)
         self._findings.follow(item.event.seq, payload)
+        self._gates.follow(item.event.seq, payload)
         if self._config is None or self._evaluation is None or self._comparison is None:
             return
         if self._contamination is not None:
@@ -152,6 +163,11 @@ class _Procedure:
                 self._comparison.check(item.event.seq, payload, self._evaluation, protocol)
             case e.Decontamination():
                 self._comparison.contamination(payload)
+            case e.RewardProbed():
+                assert self._probes is not None
+                self._probes.check(item.event.seq, payload)
+            case e.RewardRegraded():
+                self._train().seconds.check(item.event.seq, payload)
             case e.ModelSaved():
                 self._trained = True
             case e.RunSealed():
@@ -169,6 +185,7 @@ class _Procedure:
         self._comparison = ComparisonCheck(registered, self._tallies[29])
         if self._config is not None:
             self._contamination = ContaminationCheck(registered, self._config.decontamination, self._tallies[32])
+            self._probes = ProbeCheck(registered, self._config, self._tallies[34])
 
     def _train(self) -> _Training:
         """Made at the first event of training: by then every text is recorded."""
@@ -191,6 +208,11 @@ class _Procedure:
             assert self._contamination is not None
             self._contamination.finish(sealed=self._sealed)
             self._findings.finish(self._comparison.findings, sealed=self._sealed)
+            assert self._config is not None and self._probes is not None
+            self._gates.finish(self._config, sealed=self._sealed)
+            self._probes.finish(trained=self._trained)
+            self._train().seconds.finish(ended=self._sealed)
+            self._tallies[34].nothing("an old record: nothing was probed and graded again")
         return [
             tally.check(reached=reached or (number == FIRST and not self._broken))
             for number, tally in self._tallies.items()
@@ -218,6 +240,9 @@ class _Training:
             )
         else:
             tallies[22].nothing("left out as asked")
+        self.seconds = SecondCheck(
+            registered, config, texts, tallies[34], isolation=options.isolation, run=options.rewards
+        )
         self._totals = TotalCheck(config, tallies[23])
         self._advantages = AdvantageCheck(config, tallies[24])
         self._aggregates = AggregateCheck(config, tallies[25])
@@ -249,6 +274,7 @@ class _Training:
             return
         if self._rewards is not None:
             self._rewards.follow(step)  # (22)
+        self.seconds.follow(step)  # (34)
         self._totals.follow(step)  # (23)
         self._advantages.follow(step)  # (24)
         self._aggregates.follow(step, self._advantages.silent)  # (25)

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from grpo_audit.config.run import RunConfig
-from grpo_audit.record.events import RewardIdentity, RunRegistered
+from grpo_audit.record.events import RunRegistered
 from grpo_audit.rewards.sandbox import Isolation
+from grpo_audit.verify.recompute.calls import Chunk, Runnable, recorded_source, row_of, run_again
 from grpo_audit.verify.recompute.compare import shown
-from grpo_audit.verify.recompute.registration import plain_digest
-from grpo_audit.verify.recompute.rerun import (
-    Call,
-    NoAnswer,
-    NotRunnable,
-    Recorded,
-    Value,
-    cores,
-    sandbox_problem,
-    score,
-)
+from grpo_audit.verify.recompute.rerun import Call, NoAnswer, NotRunnable, Value, cores, sandbox_problem
 from grpo_audit.verify.recompute.step import RecordedStep
 from grpo_audit.verify.recompute.texts import Texts
 from grpo_audit.verify.verdict import Tally
 
 _ROLE: Final = "reward source"
-_CHUNK_CALLS: Final = 64
-_CHUNK_CHARACTERS: Final = 4 << 20
-_CHUNK_ROWS: Final = 8192
 _ELSEWHERE: Final = ("judge", "reward model")
 """Kinds whose answers come from weights or a network that the record does not hold."""
 _CIRCUMSTANCE: Final = (
@@ -47,13 +34,10 @@ _CIRCUMSTANCE: Final = (
 
 
 @dataclass
-class _Source:
-    """One source that is run again."""
+class _Chunk(Chunk):
+    """Calls that go into one sandbox together, and what the record says of them."""
 
-    recorded: Recorded
-    isolation: Isolation
-    stopped: bool = False
-    """It failed to run: what follows is not asked any more."""
+    expected: list[_Expected] = field(default_factory=list)
 
 
 @dataclass
@@ -64,23 +48,6 @@ class _Expected:
     places: list[str]
     rewards: list[Mapping[str, float | None]]
     errors: list[Mapping[str, str]]
-
-
-@dataclass
-class _Chunk:
-    """Calls that go into one sandbox together."""
-
-    calls: list[Call] = field(default_factory=list)
-    expected: list[_Expected] = field(default_factory=list)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to run it."""
-        return (
-            len(self.calls) >= _CHUNK_CALLS
-            or sum(len(call.completions) for call in self.calls) >= _CHUNK_ROWS
-            or sum(call.size for call in self.calls) >= _CHUNK_CHARACTERS
-        )
 
 
 class RewardCheck:
@@ -108,14 +75,14 @@ class RewardCheck:
         self._threads = ThreadPoolExecutor(cores())
         self._sources = self._runnable(registered, texts, isolation)
 
-    def _runnable(self, registered: RunRegistered, texts: Texts, isolation: Isolation) -> list[_Source]:
-        found: list[_Source] = []
+    def _runnable(self, registered: RunRegistered, texts: Texts, isolation: Isolation) -> list[Runnable]:
+        found: list[Runnable] = []
         problem = sandbox_problem(isolation) if isolation == "strict" else None
         for identity in registered.rewards:
             if identity.kind in _ELSEWHERE:
                 self._tally.remark(f"{identity.name} ({identity.kind}) not run again: it needs weights or a network")
                 continue
-            recorded = _recorded(identity, texts)
+            recorded = recorded_source(_ROLE, identity, texts)
             if isinstance(recorded, str):
                 self._tally.remark(f"{identity.name} not run again: {recorded}")
             elif problem is not None:
@@ -124,7 +91,7 @@ class RewardCheck:
                     "without one only if you say that you trust it"
                 )
             else:
-                found.append(_Source(recorded, isolation))
+                found.append(Runnable(recorded, isolation))
         return found
 
     def follow(self, step: RecordedStep) -> None:
@@ -142,7 +109,7 @@ class RewardCheck:
         expected = _Expected(step.name, [], [], [])
         for rollout in step.rollouts[start : start + self._rows_per_call]:
             group = step.groups[rollout.data.group]
-            row = _fields(group.content.get("fields"))
+            row = row_of(group.content.get("fields"))
             completion = rollout.content.get("completion")
             if row is None or completion is None:
                 self._erased += 1
@@ -169,12 +136,12 @@ class RewardCheck:
         begin = time.monotonic()
         sources = [source for source in self._sources if not source.stopped]
         for source, outcome in zip(
-            sources, self._threads.map(lambda item: _run(item, chunk.calls), sources), strict=True
+            sources, self._threads.map(lambda item: run_again(item, chunk.calls), sources), strict=True
         ):
             self._judge(source, outcome, chunk)
         self.seconds += time.monotonic() - begin
 
-    def _judge(self, source: _Source, outcome: list[list[Value]] | NotRunnable | NoAnswer, chunk: _Chunk) -> None:
+    def _judge(self, source: Runnable, outcome: list[list[Value]] | NotRunnable | NoAnswer, chunk: _Chunk) -> None:
         name = source.recorded.identity.name
         if isinstance(outcome, NotRunnable):
             source.stopped = True
@@ -221,52 +188,6 @@ class RewardCheck:
         if self.rows and self.seconds:
             self._tally.remark(f"{self.rows / self.seconds:,.0f} rewards/s")
         self._tally.nothing("no reward source could be run again")
-
-
-def _run(source: _Source, calls: list[Call]) -> list[list[Value]] | NotRunnable | NoAnswer:
-    own = source.recorded.has_own_sandbox
-    try:
-        return score(source.recorded, calls, "limits" if own else source.isolation, installed=own)
-    except (NotRunnable, NoAnswer) as error:
-        return error
-
-
-def _recorded(identity: RewardIdentity, texts: Texts) -> Recorded | str:
-    """The source with its texts, or why it cannot be had."""
-    digests = {identity.source_file: (identity.name, identity.source_digest)}
-    digests |= {file: (f"{identity.name}/{file}", digest) for file, digest in identity.modules.items()}
-    found: dict[str, bytes] = {}
-    for file, (name, digest) in digests.items():
-        text = texts.get(_ROLE, name)
-        if text is None:
-            return f"the text of {file} is not in the record"
-        if plain_digest(text) != digest:
-            return f"the text of {file} in the record is another one than registered"
-        found[file] = text
-    return Recorded(identity, found)
-
-
-@dataclass(frozen=True)
-class _Row:
-    prompt: str
-    columns: dict[str, object]
-
-
-def _fields(data: bytes | None) -> _Row | None:
-    """The row of the prompt set; the prompt as rewards were given it: the one message, or all with their roles."""
-    if data is None:
-        return None
-    try:
-        row: dict[str, Any] = json.loads(data)
-        prompt, columns = row["prompt"], row["columns"]
-        if isinstance(prompt, list):
-            many = [f"{item['role']}: {item['content']}" for item in prompt]
-            prompt = "\n\n".join(many) if len(prompt) > 1 else prompt[0]["content"]
-        if not isinstance(prompt, str) or not isinstance(columns, dict):
-            return None
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return None
-    return _Row(prompt, columns)
 
 
 def _chosen_steps(steps: int, seed: int, sample: float | int | None) -> set[int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grpo_audit.record.events import Artifact
 from grpo_audit.verify.recompute.stream import Item
 
-_WANTED = ("reward source", "prompt index", "evaluation protocol")
+_WANTED = ("reward source", "second verifier", "prompt index", "evaluation protocol")
 
 
 class Texts:
