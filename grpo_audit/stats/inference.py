@@ -58,7 +58,8 @@ def infer(
         alpha: Level at which the minimum detectable effect is stated.
     """
     before, after = np.asarray(pre, dtype=np.float64), np.asarray(post, dtype=np.float64)
-    difference = after - before
+    with np.errstate(over="ignore", invalid="ignore"):
+        difference = after - before
     units = len(set(clusters))
     if not difference.any():
         return without_discordance(len(difference))
@@ -67,7 +68,10 @@ def infer(
     binary = is_binary(before) and is_binary(after)
     if binary and units == len(difference):
         return _binary(difference, margin, alpha)
-    found = spread(difference, clusters)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = spread(difference, clusters)
+    if not math.isfinite(found.mean) or not math.isfinite(found.error):
+        return Inference(None, None, None, None, None, "the values are too large for their variance to be a number")
     if found.error <= 1e-12 * max(1.0, abs(found.mean)):
         return without_variance(found, margin)
     # special.stdtr and stdtrit are the t distribution's cdf and quantile, without the cost of stats.t

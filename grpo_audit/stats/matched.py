@@ -2,7 +2,8 @@
 
 McNemar 1947 (exact: a binomial over the discordant pairs), Tango 1998, Statistics in Medicine 17:891 (score test and
 interval of the difference). With few discordant pairs a t test errs twice as often as it says against a margin, and its
-interval shuts out 0 where McNemar's test finds nothing; the score interval agrees with the score test by construction.
+interval holds the truth in 86 % instead of 95 %. Where McNemar's exact test is more careful than the score test, the
+interval may shut out 0 although p is above 5 %.
 
 Pairs that share clusters: the score test at the effective number of pairs (Rao and Scott 1992, Biometrics 48:577). A
 t test against a margin would err up to three times as often as it says there.

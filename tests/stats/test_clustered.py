@@ -65,13 +65,21 @@ def test_the_score_interval_is_what_the_score_test_does_not_reject(gained: int, 
         assert matched.margin_p(counts, -low) == pytest.approx(0.025, abs=1e-6)
 
 
-def test_few_losses_are_not_shown_to_be_losses_by_their_interval() -> None:
-    """5 lost of 200: McNemar's p is 0.0625, and the interval reaches above 0, where that of a t test does not."""
-    counts = matched.Counts(200, 0, 5)
-    assert matched.exact_p(counts) == 0.0625
-    assert matched.interval(counts, 0.95)[1] > -0.0066  # by t: -0.0033 for all that is certain
-    difference = np.array([-1.0] * 5 + [0.0] * 195)
-    assert matched.interval(counts, 0.95)[0] < stats.t.interval(0.95, 199, difference.mean(), stats.sem(difference))[0]
+def test_the_score_interval_holds_small_losses_as_often_as_it_says() -> None:
+    """At a true loss of 1 to 4 % of 200 documents, summed over all numbers of losses that may be seen: 93 % or more of
+    the score intervals hold the truth, where those of a t test fall to 86 %."""
+    worst_by_t = 1.0
+    for loss in (0.01, 0.02, 0.03, 0.04):
+        covered = by_t = 0.0
+        for lost in range(31):
+            weight = float(stats.binom.pmf(lost, 200, loss))
+            low, high = matched.interval(matched.Counts(200, 0, lost), 0.95)
+            covered += weight * (low <= -loss <= high)
+            mean, error = -lost / 200, np.sqrt(lost / 200 * (1 - lost / 200) / 199)
+            by_t += weight * (abs(mean + loss) <= stats.t.ppf(0.975, 199) * error)
+        assert covered >= 0.93
+        worst_by_t = min(worst_by_t, by_t)
+    assert worst_by_t < 0.87
 
 
 @pytest.mark.parametrize("lost", [0, 3])

@@ -184,3 +184,11 @@ def test_planted_differences_are_found() -> None:
         p = infer((change < 0).astype(float), (change > 0).astype(float), SINGLE[:200], margin=0.05, alpha=0.05).p
         found += p is not None and p < 0.05
     assert found >= 45
+
+
+@pytest.mark.parametrize("large", [1e200, 1e308])
+def test_values_whose_variance_overflows_are_not_tested(large: float) -> None:
+    """Infinity and nan do not reach the record: nothing is claimed, and the method says why."""
+    result = infer([0.0, large, 0.0], [large, -large, 1.0], ["a", "b", "c"], margin=0.05, alpha=0.05)
+    assert (result.p, result.p_margin, result.ci_low, result.minimum_detectable) == (None, None, None, None)
+    assert "too large" in result.method
