@@ -314,5 +314,7 @@ def _show_examples(result: ProbeResult, most: int) -> None:
         for name in ("columns", "completion", "error"):
             if item[name]:
                 shown = console.visible(item[name].replace("\n", "\u23ce"))
-                shown = shown if len(shown) <= _WIDTH else f"{shown[:_WIDTH]}... ({item['characters']:,} characters)"
+                if len(shown) > _WIDTH:
+                    size = f" ({item['characters']:,} characters)" if name == "completion" else ""
+                    shown = f"{shown[:_WIDTH]}...{size}"
                 console.out.print(f"  {name}: {shown}", markup=False, soft_wrap=True)

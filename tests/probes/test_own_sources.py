@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 
+from grpo_audit.config.checks import ProbeConfig
+from grpo_audit.config.sections import RewardConfig
+from grpo_audit.rewards.probes import PlainRow, probe_source
 from grpo_audit.rewards.sandbox import Limits, SandboxError, describe
 
 OWN = [
@@ -67,3 +74,40 @@ def test_what_is_right_in_another_notation_is_not_missed(probed):
     missed = {name: family.false_negatives for name, family in families.items() if family.false_negatives}
     assert missed == {}
     assert {"unicode-digits", "thousands", "odd-blanks", "latex"} <= {n for n, f in families.items() if f.positives}
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+SHARED = os.environ.get("GRPO_AUDIT_SHARED_DATA")
+"""Folder with the evaluation data that tests may read and never copy."""
+needs_data = pytest.mark.skipif(not SHARED, reason="GRPO_AUDIT_SHARED_DATA does not name the evaluation data")
+
+
+def _real(name):
+    return (Path(SHARED) / name).read_text(encoding="utf-8")
+
+
+@needs_data
+@pytest.mark.parametrize("source", ["grpo_audit.rewards.maths:score", "grpo_audit.rewards.second:number"])
+def test_no_false_alarm_on_real_problems(source):
+    """GSM8K with its worked solutions as the reference: found behind ####, and no family is fooled or cries wolf."""
+    rows = [
+        PlainRow(str(number), row["question"], {"answer": row["answer"]})
+        for number, row in enumerate(map(json.loads, _real("gsm8k/test.jsonl").splitlines()))
+    ]
+    result = probe_source(
+        RewardConfig(name="real", source=source), Path.cwd(), rows, probes=ProbeConfig(rows=40), seed=3
+    )
+    assert result.payload.gold == "column answer, behind ####"
+    sound(result)
+
+
+@needs_data
+def test_no_false_alarm_on_real_puzzles():
+    """Published Temporal Clue puzzles."""
+    name = sorted(path.name for path in (Path(SHARED) / "temporal_clue").glob("*.json"))[0]
+    rows = [
+        PlainRow(str(number), row["prompt"], {"solution": row["solution"]})
+        for number, row in enumerate(json.loads(_real(f"temporal_clue/{name}")))
+    ]
+    config = RewardConfig(name="real", source="grpo_audit.rewards.temporal_clue:score")
+    sound(probe_source(config, Path.cwd(), rows, probes=ProbeConfig(rows=20)))

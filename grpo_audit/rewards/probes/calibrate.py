@@ -7,6 +7,7 @@ are tried. What is not rewarded in any form is not known, and then nothing is ma
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -205,7 +206,7 @@ def _countdown(named: Sequence[str], guessed: bool, rows: Sequence[Row]) -> Iter
             if made is not None:
                 found[index] = _read(made, "Countdown")
     if found:
-        yield _Candidate(f"solutions for the columns {numbers} and target", found, guessed)
+        yield _Candidate(f"solutions for the columns {numbers} and target", _with_others(found), guessed)
 
 
 def _of_column(column: str, rows: Sequence[Row]) -> Iterator[_Candidate]:
@@ -240,7 +241,22 @@ def _declared(source: RewardSource, asker: Asker, rows: Sequence[Row]) -> _Candi
     except CallFailed as error:
         raise RewardError(f"{where} failed", found=str(error)) from error
     known = {index: _read(item, where) for index, item in enumerate(found or []) if item is not None}
-    return _Candidate("examples of the module", known)
+    return _Candidate("examples of the module", _with_others(known))
+
+
+def _with_others(known: dict[int, _Known]) -> dict[int, _Known]:
+    """Countdown: a solution for other numbers is surely none. Of other kinds nothing is known across rows."""
+    numbers = {
+        index: sorted(re.findall("[0-9]+", item.right[0]))
+        for index, item in known.items()
+        if item.kind is Kind.COUNTDOWN
+    }
+    found = dict(known)
+    for index in numbers:
+        order = sorted(numbers, key=lambda other: (other - index) % (1 << 30))
+        others = tuple(known[other].right[0] for other in order if numbers[other] != numbers[index])[:4]
+        found[index] = replace(known[index], others=others, wrong=(*known[index].wrong, *others))
+    return found
 
 
 def _read(item: Any, where: str) -> _Known:
