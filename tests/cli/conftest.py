@@ -22,11 +22,20 @@ seed: 3
 model: {path: model, device: cpu}
 prompts: {source: prompts.jsonl}
 rewards:
-  - {name: vowels, source: "rewards.py:vowels"}
+  - {name: vowels, source: "rewards.py:vowels", second: "second.py:vowels"}
   - {name: length, source: "rewards.py:length", role: shadow}
 sampling: {prompts_per_step: 3, group_size: 4, max_completion_tokens: 8, max_prompt_tokens: 32}
 training: {steps: 4, learning_rate: 0.002, snapshot_every: 1, keep_snapshots: 2}
 evaluation: {suite: suite, batch_size: 8}
+probes: {rows: 3, threshold: 0.25}
+gates:
+  - {name: it was compared, figure: "eval.*.verdict", one_of: [improved, regressed, inconclusive,
+     no regression beyond the margin, no discordant pairs]}
+  - {name: second verifier, figure: regrade.vowels.only_first_share, at_most: 0.0}
+"""
+SECOND = """\
+def vowels(completions, **_):
+    return [len([char for char in text if char in "uoiea"]) / 8 for text in completions]
 """
 REWARDS = """\
 def vowels(completions, **_):
@@ -107,6 +116,7 @@ def furnish(folder: Path, architecture: str = "llama") -> None:
     rows = [{"id": f"p{index}", "prompt": f"Say {word}: "} for index, word in enumerate(words)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rewards.py").write_text(REWARDS)
+    (folder / "second.py").write_text(SECOND)
     (folder / "recipe.yaml").write_text(RECIPE)
     suite = folder / "suite"
     suite.mkdir()
