@@ -16,8 +16,8 @@ from grpo_audit.contamination.index import Index
 
 CHUNK: Final = 2000
 """Prompts handed to a process at once."""
-SMALL: Final = 20_000
-"""Prompts below which starting processes costs more than it saves."""
+SMALL: Final = 50_000
+"""Prompts that are looked up in this process: starting others takes a second or two."""
 SOIL: Final = 200
 """Prompts from the beginning in which documents are hidden as a control."""
 NAMED: Final = 3
@@ -158,17 +158,17 @@ class _Scanned(NamedTuple):
 
 
 def _scan(index: Index, prompts: Iterable[PromptText], jobs: int) -> Iterator[_Scanned]:
-    """Chunks in order; at most two for each process are on their way."""
+    """Chunks in order: the first ones here, the rest in ``jobs`` processes, at most two for each on their way."""
     chunks = _chunks(prompts)
-    first = list(islice(chunks, SMALL // CHUNK))
-    if jobs <= 1 or len(first) < SMALL // CHUNK:
-        for chunk in chain(first, chunks):
-            yield _look_up(index, chunk)
+    for chunk in chunks if jobs <= 1 else islice(chunks, SMALL // CHUNK):
+        yield _look_up(index, chunk)
+    following = next(chunks, None)
+    if following is None:
         return
     # spawned: a forked process could inherit the locks of other threads
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (index,)) as pool:
         waiting: deque[Future[_Scanned]] = deque()
-        for chunk in chain(first, chunks):
+        for chunk in chain([following], chunks):
             waiting.append(pool.submit(_look_up_here, chunk))
             if len(waiting) >= 2 * jobs:
                 yield waiting.popleft().result()

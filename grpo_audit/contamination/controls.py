@@ -71,8 +71,10 @@ def _plant(
     """Planted, and found as themselves."""
     chosen = sorted(rng.sample(list(numbers), min(PLANTED, len(numbers))))
     texts = [(number, text) for number in chosen if (text := dress(number, index.documents[number].text)) is not None]
+    hits = index.look_up_all([text for _, text in texts])
     found = sum(
-        any(hit.document == number and hit.contaminates for hit in index.look_up(text)) for number, text in texts
+        any(hit.document == number and hit.contaminates for hit in these)
+        for (number, _), these in zip(texts, hits, strict=True)
     )
     return len(texts), found
 

@@ -28,10 +28,10 @@ from grpo_audit.record.audits import ControlOutcome, Decontamination, DocumentOv
 from grpo_audit.record.events import EvaluationPlan
 
 METHOD: Final = (
-    f"NFKC, case folded, without punctuation and without the words with which all documents of a task begin and end. "
-    f"{WORDS}-grams of words, with numbers as they are and masked, that stand in at most {COMMON} documents of the "
-    f"task; contaminated above {COVERED:.0%} of a document's distinctive words in one prompt, flagged from one n-gram "
-    f"on. Short and unspaced documents of {SHORTEST} letters or more: {CONTAINED:.0%} of their character "
+    "NFKC, case folded, without punctuation and without the words with which all documents of a task begin and end. "
+    f"{WORDS}-grams of words, with numbers as they are and masked, that stand, masked, in at most {COMMON} documents "
+    f"of the task; contaminated above {COVERED:.0%} of a document's distinctive words in one prompt, flagged from one "
+    f"n-gram on. Short and unspaced documents of {SHORTEST} letters or more: {CONTAINED:.0%} of their character "
     f"{CHARACTERS}-grams. The rest is untestable: looked up whole, and as one piece from {PIECE} words on. "
     f"Numbers only: the same {FEWEST_NUMBERS} or more numbers with at least {SURPRISE:g} bits."
 )

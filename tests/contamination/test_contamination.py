@@ -96,15 +96,114 @@ def test_short_and_unspaced_documents_are_tested_by_characters() -> None:
 
 def test_what_cannot_be_tested_is_counted() -> None:
     """Documents that are very short, or say nothing that a dozen others do not, count as untestable."""
-    template = "Use every one of the given numbers once to reach the target value: {} and {}"
-    texts = [
-        template.format(*pair) for pair in (("a", "b"), ("a", "b"), ("a", "b"), ("a", "b"), ("a", "b"), ("a", "b"))
-    ]
-    index = _index(*texts, "Why?", QUESTION)
+    alike = "Use every one of the given numbers once to reach the target value"
+    index = _index(*[alike] * 6, "Why?", QUESTION)
     assert index.tests == [Test.EXACT_ONLY] * 7 + [Test.WORDS]
     result = check(index, [PromptText("p", QUESTION)])
     assert result.tested_by == {"task": {"exact only": 7, "words": 1}}
     assert result.valid and result.prompts_contaminated == 1
+
+
+def _task(*texts: str) -> Index:
+    """More than five documents of one task, so that what they share counts as its wording."""
+    return _index(*texts)
+
+
+TEMPLATE = (
+    "Using the numbers {}, {} and {}, create an equation that equals {}. You can use basic arithmetic operations and "
+    "each number can only be used once. Show your work, and return the final answer between answer tags."
+)
+
+
+def test_the_wording_of_a_task_is_no_evidence() -> None:
+    """A prompt of the same template with other numbers is no hit, although most of its words are the same, and so are
+    two of four numbers; the same numbers inside of other text contaminate."""
+    rng = random.Random(5)
+    numbers = [[rng.randint(21, 99) for _ in range(4)] for _ in range(20)]
+    index = _task(*(TEMPLATE.format(*some) for some in numbers))
+    assert set(index.tests) == {Test.EXACT_ONLY}
+    for number, some in enumerate(numbers):
+        assert index.look_up(TEMPLATE.format(*some[:3], 20)) == index.look_up(TEMPLATE.format(20, *some[1:])) == []
+        (hit,) = index.look_up(f"User: {TEMPLATE.format(*some)} Be brief. Assistant:")
+        assert (hit.document, hit.contaminates, hit.coverage) == (number, True, 1.0)
+
+
+QUESTIONS = (
+    "Why did the miller of the northern valley refuse to sell his last sack of flour to the passing soldiers?",
+    "In which month does the ferry across the wide lake stop running because of the ice near the harbour?",
+    "How did the two sisters learn that the letter from the notary had never been opened by anyone at all?",
+    "What would a careful gardener do first when the leaves of a young pear tree turn yellow in early spring?",
+    "Who among the members of the choir could still remember the second verse after so many years abroad?",
+    "Where do the shepherds of the high plateau keep their cheese while the road to the market is closed?",
+)
+
+
+def test_what_is_left_of_a_document_without_its_tasks_wording_decides() -> None:
+    """Of a long instruction and a question, the question is the document: alone it contaminates, and the instruction
+    with another question does not."""
+    instruction = "You are a careful expert who answers in one word and never explains what has led to the answer."
+    index = _task(*(f"{number} {instruction} {question} Now!" for number, question in enumerate(QUESTIONS)))
+    for number, question in enumerate(QUESTIONS):
+        assert [(hit.document, hit.contaminates) for hit in index.look_up(question)] == [(number, True)]
+    assert index.look_up(f"7 {instruction} What is the capital of the kingdom of Lumo? Now!") == []
+
+
+def test_what_all_documents_of_a_task_begin_and_end_with_does_not_hide_them() -> None:
+    """``Question: ... Answer:`` belongs to the task: the bare question in a training set is the document."""
+    questions = [f"Who built the {word} tower?" for word in ("red", "old", "new", "big", "low", "far", "wet")]
+    questions.append("Which of the two brothers sold the mill?")
+    index = _task(*(f"Question: {question}\nAnswer:" for question in questions))
+    for number, question in enumerate(questions):
+        (hit,) = index.look_up(question)
+        assert (hit.document, hit.contaminates) == (number, True)
+
+
+def test_one_document_in_many_tasks_is_found_in_each() -> None:
+    """What counts as common wording is counted within a task: the same question in ten suites is still evidence."""
+    index = Index(Document(f"suite {number}", "1", QUESTION) for number in range(10))
+    hits = index.look_up(f"Please: {QUESTION}")
+    assert [hit.document for hit in hits] == list(range(10)) and all(hit.contaminates for hit in hits)
+
+
+SHORT = "Q: Make {} from {}, {}, {}.\nA:"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind"),
+    [
+        (SHORT.format(38, 13, 5, 20), Kind.EXACT),
+        ("Solve 38 from 13, 5, 20 please", Kind.EXACT),
+        (SHORT.format(38, 5, 13, 20), Kind.REORDERED),
+        (SHORT.format(13, 38, 5, 20), Kind.REORDERED),
+        ("Aus 13, 5 und 20 mache 38!", Kind.TRANSLATION),
+        (SHORT.format(38, 13, 5, 21), None),
+        (SHORT.format(37, 13, 5, 20), None),
+        ("Q: Make 1 from 13, 5, 20, 38.\nA:", None),
+    ],
+)
+def test_exercises_that_are_alike_up_to_numbers(prompt: str, kind: Kind | None) -> None:
+    """Of short exercises that differ in their numbers alone, a copy is found, in any dress; the same numbers in another
+    order are pointed at, with no word of contamination; other numbers are another exercise."""
+    rng = random.Random(1)
+    others = [SHORT.format(*(rng.randint(2, 99) for _ in range(4))) for _ in range(30)]
+    index = _task(SHORT.format(38, 13, 5, 20), *others)
+    assert index.tests[0] is Test.EXACT_ONLY
+    hits = index.look_up(prompt)
+    assert [(hit.document, hit.kind) for hit in hits] == ([] if kind is None else [(0, kind)])
+    assert all(hit.contaminates == (hit.kind is Kind.EXACT) for hit in hits)
+
+
+def test_digits_that_are_no_decimals_are_letters() -> None:
+    """A word that begins with a digit of a script without decimals is a word and breaks nothing."""
+    index = _index("\U00010a40abc \U00010a41 12 is what the stone says about the king and his horses")
+    assert index.look_up("\U00010a40abc 1,2,3 \U00010a41") == []
+
+
+def test_a_set_of_one_script_without_spaces_can_be_checked() -> None:
+    """Where no document is tested by words the controls are made of letters, and hold."""
+    chinese = ["珍妮特的鸭子每天下十六个蛋她每天早上吃三个", "一件长袍需要两匹蓝色纤维和一半这么多的白色纤维"]
+    result = check(_index(*chinese), [PromptText("p", f"请回答：{chinese[0]}？")])
+    assert result.valid and [finding.id for finding in result.contaminated] == ["0"]
 
 
 def test_an_index_without_testable_documents_is_void() -> None:
@@ -115,10 +214,11 @@ def test_an_index_without_testable_documents_is_void() -> None:
 def test_a_broken_detector_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the look-up finds nothing, or everything, a control fails."""
     index = _index(QUESTION, OTHER)
-    monkeypatch.setattr(Index, "look_up", lambda *_: [])
-    assert not check(index, []).valid
-    monkeypatch.setattr(Index, "look_up", lambda *_: [Hit(0, Kind.EXACT, 1.0, contaminates=True)])
-    assert not check(index, []).valid
+    everything = [Hit(number, Kind.EXACT, 1.0, contaminates=True) for number in (0, 1)]
+    for broken, failed in (([], [True, True, True, False]), (everything, [False, False, False, True])):
+        monkeypatch.setattr(Index, "look_up_all", lambda _, texts, broken=broken: [broken] * len(texts))
+        result = check(index, [])
+        assert [not control.ok for control in result.controls] == failed and not result.valid
 
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
@@ -143,10 +243,12 @@ def test_a_number_has_one_spelling(value: object) -> None:
     assert spelled[0] == spelled[1] == spelled[2]
 
 
-def test_several_processes_say_the_same() -> None:
+def test_several_processes_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """One process and two give one result, in the prompts' order."""
+    monkeypatch.setattr(module, "CHUNK", 500)
+    monkeypatch.setattr(module, "SMALL", 1_000)
     texts = [OTHER, QUESTION, "Nothing to see here, only words that no evaluation has ever put in this order before."]
-    prompts = [PromptText(str(number), texts[number % 3]) for number in range(24_000)]
+    prompts = [PromptText(str(number), texts[number % 3]) for number in range(6_000)]
     seen: dict[int, list[bool]] = {1: [], 2: []}
     results: dict[int, Contamination] = {}
     for jobs in (1, 2):
@@ -154,24 +256,23 @@ def test_several_processes_say_the_same() -> None:
             _index(QUESTION), prompts, jobs=jobs, on_prompt=lambda bad, _, jobs=jobs: seen[jobs].append(bad)
         )
     assert results[1] == results[2]
-    assert seen[1] == seen[2] == [number % 3 == 1 for number in range(24_000)]
+    assert seen[1] == seen[2] == [number % 3 == 1 for number in range(6_000)]
 
 
 def test_memory_does_not_grow_with_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times the prompts need no more memory."""
-    monkeypatch.setattr(module, "CHUNK", 500)
-    monkeypatch.setattr(module, "SMALL", 2_000)
+    monkeypatch.setattr(module, "CHUNK", 450)
     index = _index(QUESTION, OTHER)
 
     def peak(count: int) -> int:
         tracemalloc.start()
-        check(index, (PromptText(str(number), f"{number} {QUESTION[: number % 90]}") for number in range(count)))
+        check(index, (PromptText(str(number), f"{number % 450} {QUESTION[: number % 90]}") for number in range(count)))
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top
 
-    peak(2_000)
-    assert peak(24_000) < 1.2 * peak(6_000)
+    peak(900)
+    assert peak(9_000) < 1.1 * peak(2_250)
 
 
 # --- files and the command --------------------------------------------------------------------------------------------
@@ -250,33 +351,54 @@ def test_number_swapped_items_are_found() -> None:
     rng = random.Random(0)
     questions = _gsm8k()
     swapped = [re.sub(r"\d+", lambda found: str(rng.randint(2, 10 ** (len(found[0]) + 1))), q) for q in questions]
-    assert _contaminated(_index(*questions), swapped) >= 0.98 * len(questions)
+    found = _index(*questions).look_up_all(swapped)
+    themselves = [any(hit.document == number and hit.contaminates for hit in hits) for number, hits in enumerate(found)]
+    assert sum(themselves) >= 0.98 * len(questions)
+
+
+def _real_sets() -> dict[str, list[str]]:
+    """By family; the files of a family may share items."""
+    return {
+        "gsm8k": _gsm8k(),
+        "truthfulqa": [row.text for row in rows(_shared("truthfulqa/TruthfulQA.csv"))],
+        "xstest": [row.text for row in rows(_shared("xstest/xstest_prompts.csv"))],
+        "temporal clue": [
+            puzzle["prompt"]
+            for name in ("val", "test")
+            for puzzle in json.loads(_shared(f"temporal_clue/{name}.json").read_text())
+        ],
+        "bfcl": [row.text for path in sorted(_shared("bfcl").glob("*.json")) for row in rows(path)],
+    }
 
 
 @real
 def test_unrelated_sets_do_not_contaminate_each_other() -> None:
-    """No contamination between GSM8K, TruthfulQA, XSTest and BFCL's questions, in either direction."""
-    sets = {
-        "gsm8k": _gsm8k(),
-        "truthfulqa": [row.text for row in rows(_shared("truthfulqa/TruthfulQA.csv"), "Question")],
-        "xstest": [row.text for row in rows(_shared("xstest/xstest_prompts.csv"), "prompt")],
-        "bfcl": [row.text for row in rows(_shared("bfcl/BFCL_v4_simple_python.json"), "question")],
-    }
+    """No contamination between GSM8K, TruthfulQA, XSTest, BFCL's questions and Temporal Clue, in either direction, and
+    at most one phrase in common."""
+    sets = _real_sets()
     for one, documents in sets.items():
         index = _index(*documents)
         for other, prompts in sets.items():
-            assert one == other or _contaminated(index, prompts) == 0, (one, other)
+            if one != other:
+                result = check(index, [PromptText(str(number), text) for number, text in enumerate(prompts)])
+                assert result.valid, (one, other)
+                assert (result.prompts_contaminated, result.prompts_numbers_only) == (0, 0), (one, other)
+                assert result.prompts_flagged <= 1, (one, other)
+
+
+RECALL = {"bn": 107, "de": 105, "es": 99, "fr": 84, "ja": 39, "ru": 100, "sw": 106, "te": 107, "th": 102, "zh": 90}
+"""Items of MGSM matched with their English original by numbers alone, of the 107 with enough of them."""
 
 
 @real
-@pytest.mark.parametrize("language", ["de", "es", "fr", "ru", "zh", "th", "bn", "te", "sw", "ja"])
+@pytest.mark.parametrize("language", RECALL)
 def test_translations_are_pointed_at(language: str) -> None:
-    """Of MGSM's translations, those with enough numbers are matched with their English original, by number alone."""
-    english = [row.text for row in rows(_shared("mgsm/mgsm_en.tsv"))]
-    index = _index(*english)
-    right = matched = 0
+    """MGSM's translations that keep their numbers are matched with their English original by number alone, none with
+    another item, and none is called contaminated."""
+    index = _index(*(row.text for row in rows(_shared("mgsm/mgsm_en.tsv"))))
+    right = 0
     for number, row in enumerate(rows(_shared(f"mgsm/mgsm_{language}.tsv"))):
-        found = [hit.document for hit in index.look_up(row.text) if hit.kind is Kind.TRANSLATION]
-        matched += bool(found)
-        right += number in found
-    assert matched >= 35 and right >= 0.95 * matched
+        found = index.look_up(row.text)
+        assert all(hit.document == number and hit.kind is Kind.TRANSLATION for hit in found)
+        right += bool(found)
+    assert right == RECALL[language]

@@ -13,8 +13,9 @@ from grpo_audit.contamination.grams import rolling
 from grpo_audit.contamination.index import Index
 from grpo_audit.verify.recompute.overlaps import Overlaps
 
-WORDS = ["make", "from", "the", "shop", "sold", "pens", "to", "Mia", "q", "a", "für", "नमस्ते", "7", "1,250", "1250", "3.5",
-         "４２", "٣", "16ti", "珍妮特的鸭子每天下", "who", "invented", "electric", "guitar", "२", "x_y", "ﬁ"]  # fmt: skip
+WORDS = ["make", "from", "the", "shop", "sold", "pens", "to", "Mia", "q", "a", "für", "नमस्ते", "7", "1,250", "1250",
+         "3.5", "４２", "٣", "16ti", "珍妮特的鸭子每天下", "who", "invented", "electric", "guitar", "२", "x_y",
+         "ﬁ"]  # fmt: skip
 _WORDY = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 _TEXTS = _WORDY | st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 _DOCUMENTS = st.lists(st.builds(Document, st.sampled_from(["one", "two"]), st.just("d"), _TEXTS), max_size=14)

@@ -69,20 +69,18 @@ class Overlaps:
 
     def _prepare_words(self) -> None:
         numbers = self._tested_by(Test.WORDS)
-        plain = {number: list(_grams(self._cores[number], self._n)) for number in numbers}
         masked = {number: list(_grams(t.masked(self._cores[number]), self._n)) for number in numbers}
-        in_plain, in_masked = _frequencies(plain, self._tasks), _frequencies(masked, self._tasks)
+        frequency = _frequencies(masked, self._tasks)
         self._distinct: dict[int, tuple[list[Gram | None], list[Gram | None]]] = {}
         self._by_gram: dict[Gram, set[int]] = defaultdict(set)
         for number in numbers:
-            task, sides = self._tasks[number], (list[Gram | None](), list[Gram | None]())
-            for gram, mask in zip(plain[number], masked[number], strict=True):
+            sides = (list[Gram | None](), list[Gram | None]())
+            for gram, mask in zip(_grams(self._cores[number], self._n), masked[number], strict=True):
                 worded = sum(not t.is_number(word) for word in gram) >= WORDED
-                common = in_masked[task, mask] > COMMON
-                telling = not common or _tell_enough(t.multiset(t.numbers(list(gram))))
-                sides[0].append(gram if worded and telling and in_plain[task, gram] <= COMMON else None)
-                sides[1].append(mask if worded and not common else None)
-            if any(sides[0]) or any(sides[1]):
+                distinct = worded and frequency[self._tasks[number], mask] <= COMMON
+                sides[0].append(gram if distinct else None)
+                sides[1].append(mask if distinct else None)
+            if any(sides[0]):
                 self._distinct[number] = sides
                 for gram_or_none in (*sides[0], *sides[1]):
                     if gram_or_none is not None:
