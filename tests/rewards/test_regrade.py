@@ -13,7 +13,8 @@ from grpo_audit.config.run import RunConfig
 from grpo_audit.errors import RewardError
 from grpo_audit.record import events as e
 from grpo_audit.rewards import regrade as module
-from grpo_audit.rewards.regrade import chosen_steps, load_seconds, regrade, rollouts_of
+from grpo_audit.rewards.recorded import chosen_steps, rollouts_of
+from grpo_audit.rewards.regrade import load_seconds, regrade
 
 SECOND = """\
 import re
