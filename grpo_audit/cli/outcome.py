@@ -18,7 +18,7 @@ from grpo_audit.cli.gates import found_words, gate_line
 from grpo_audit.config.location import without_password
 from grpo_audit.errors import ExitCode
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import Comparison, EventKind, GatesChecked, Verdict
+from grpo_audit.record.events import Comparison, EventKind, GatesChecked, TaskComparison, Verdict
 from grpo_audit.report.data import collect
 from grpo_audit.report.render import ReportPaths, render
 from grpo_audit.verify.l0 import verify
@@ -34,7 +34,17 @@ WORDS = {
 """The verdicts, short enough for a terminal."""
 LEVELS = {"L0": "integrity", "L1": "recomputed"}
 """What each level of verification is about."""
-LEGEND = "* safety behaviour; not worse: no regression beyond the margin fixed before step 0"
+LEGEND = (
+    "* safety behaviour; not worse: no regression beyond the margin fixed before step 0; "
+    "inconclusive ±x: a difference below x could not be seen"
+)
+
+
+def verdict_words(row: TaskComparison) -> str:
+    """The verdict for a table, as rich markup; an inconclusive one with the smallest difference that could be seen."""
+    if row.verdict is Verdict.INCONCLUSIVE and row.minimum_detectable is not None:
+        return f"{WORDS[row.verdict]} ±{row.minimum_detectable:.2f}"
+    return WORDS[row.verdict]
 
 
 def comparison_table(comparison: Comparison, title: str) -> Table:
@@ -51,12 +61,12 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
         known = row.ci_low is not None and row.ci_high is not None
         interval = f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}]" if known else ""
         table.add_row(
-            row.task + (" *" if row.safety else ""),
+            escape(console.visible(row.task)) + (" *" if row.safety else ""),
             f"{row.pre:.3f}",
             f"{row.post:.3f}",
             f"{row.difference:+.3f}",
             escape(interval),
-            WORDS[row.verdict],
+            verdict_words(row),
         )
     table.caption = LEGEND
     table.caption_justify = "left"

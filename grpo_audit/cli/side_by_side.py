@@ -10,13 +10,15 @@ from rich.table import Table
 
 from grpo_audit.cli import console
 from grpo_audit.cli.console import visible
-from grpo_audit.cli.outcome import LEGEND, WORDS, comparison_table
+from grpo_audit.cli.outcome import LEGEND, WORDS, comparison_table, verdict_words
 from grpo_audit.record.events import Comparison, SecondaryComparison
 from grpo_audit.stats.versus import Column, Example, Versus, label
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ROWS = 12
 """Secondary metrics listed."""
+_WIDE = 110
+"""Columns of a terminal from which on everything is shown."""
 _CHARACTERS = 600
 """Of a prompt or an answer."""
 
@@ -49,18 +51,19 @@ def title(found: Versus) -> str:
 
 
 def side_by_side(found: Versus) -> Table:
-    """One row a task; for each other evaluation its value, the change and the verdict."""
+    """One row a task; for each other evaluation its value, the change (where there is room) and the verdict."""
+    wide = console.out.width >= 30 + 33 * len(found.columns)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("evaluation", min_width=16, overflow="fold")
     table.add_column("A", justify="right", no_wrap=True)
     for letter in LETTERS[1 : len(found.columns) + 1]:
-        for name in (letter, f"{letter} - A"):
+        for name in (letter, f"{letter} - A")[: 2 if wide else 1]:
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("verdict")
+        table.add_column("verdict", overflow="fold")
     for rows in zip(*(column.result.comparison.tasks for column in found.columns), strict=True):
         cells = [escape(visible(rows[0].task)) + (" *" if rows[0].safety else ""), f"{rows[0].pre:.3f}"]
         for row in rows:
-            cells += [f"{row.post:.3f}", f"{row.difference:+.3f}", WORDS[row.verdict]]
+            cells += [f"{row.post:.3f}", *([f"{row.difference:+.3f}"] if wide else []), verdict_words(row)]
         table.add_row(*cells)
     table.caption, table.caption_justify = LEGEND, "left"
     return table
@@ -101,15 +104,16 @@ def _secondary(comparison: Comparison, lead: str) -> None:
     if not changed:
         console.out.print(head, soft_wrap=True)
         return
-    table = _table(head, ("evaluation", "metric"), ("pre", "post", "change"), ("95 % interval",), ("adjusted p",))
+    wide = console.out.width >= _WIDE
+    names = ("pre", "post", "change", *(("95 % interval",) if wide else ()), "adjusted p")
+    table = _table(head, "evaluation and metric", names)
     for row in changed[:_ROWS]:
         table.add_row(
-            escape(visible(row.task)),
-            escape(visible(row.metric)),
-            f"{row.pre:.3f}",
-            f"{row.post:.3f}",
+            escape(visible(f"{row.task} {row.metric}")),
+            f"{row.pre:.4g}",
+            f"{row.post:.4g}",
             _coloured(row),
-            escape(interval(row.ci_low, row.ci_high)),
+            *([escape(interval(row.ci_low, row.ci_high))] if wide else []),
             "" if row.p_adjusted is None else probability(row.p_adjusted),
         )
     if len(changed) > _ROWS:
@@ -118,23 +122,23 @@ def _secondary(comparison: Comparison, lead: str) -> None:
 
 
 def _coloured(row: SecondaryComparison) -> str:
-    text = f"{row.difference:+.3f}"
+    text = f"{row.difference:+.4g}"
     if row.higher_is_better is None or row.difference == 0:
         return text
     return f"[green]{text}[/green]" if (row.difference > 0) == row.higher_is_better else f"[red]{text}[/red]"
 
 
 def _lengths(comparison: Comparison, head: str) -> Table:
-    table = _table(
-        head, ("evaluation",), ("mean pre", "post", "median pre", "post", "p", "same length", "change there")
-    )
+    wide = console.out.width >= _WIDE
+    names = ("mean pre", "post", *(("median pre", "post") if wide else ()), "p", "same length", "change there")
+    table = _table(head, "evaluation", names)
     for row in comparison.lengths:
+        medians = (f"{row.pre_median:g}", f"{row.post_median:g}") if wide else ()
         table.add_row(
             escape(visible(row.task)),
             f"{row.pre_mean:.1f}",
             f"{row.post_mean:.1f}",
-            f"{row.pre_median:g}",
-            f"{row.post_median:g}",
+            *medians,
             "" if row.p_shift is None else probability(row.p_shift),
             f"{row.matched_documents}/{row.documents}",
             "" if row.matched_difference is None else f"{row.matched_difference:+.3f}",
@@ -143,21 +147,13 @@ def _lengths(comparison: Comparison, head: str) -> Table:
 
 
 def _clean(comparison: Comparison, head: str) -> Table:
-    table = _table(
-        head,
-        ("evaluation",),
-        ("clean", "pre", "post", "change"),
-        ("95 % interval", "verdict"),
-        ("flagged", "pre", "post"),
-    )
+    table = _table(head, "evaluation", ("clean", "pre", "post", "verdict there", "flagged", "pre", "post"))
     for row in comparison.clean:
         if row.flagged:
             table.add_row(
                 escape(visible(row.task)),
                 str(row.clean),
                 *("" if value is None else f"{value:.3f}" for value in (row.pre, row.post)),
-                "" if row.difference is None else f"{row.difference:+.3f}",
-                escape(interval(row.ci_low, row.ci_high)),
                 "" if row.verdict is None else WORDS[row.verdict],
                 str(row.flagged),
                 *("" if value is None else f"{value:.3f}" for value in (row.flagged_pre, row.flagged_post)),
@@ -165,14 +161,13 @@ def _clean(comparison: Comparison, head: str) -> Table:
     return table
 
 
-def _table(head: str, *columns: Sequence[str]) -> Table:
-    """Groups of columns, texts and numbers by turns."""
+def _table(head: str, first: str, names: Sequence[str]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, title=head, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for place, names in enumerate(columns):
-        for name in names:
-            table.add_column(name, justify="right" if place % 2 else "left", no_wrap=bool(place), overflow="fold")
+    table.add_column(first, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
