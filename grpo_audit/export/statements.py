@@ -150,6 +150,8 @@ def test_result(facts: ExportFacts, model: ModelIdentity) -> dict[str, Any] | No
     passed = [row.task for row in rows if row.verdict in _PASSED]
     failed = [row.task for row in rows if row.verdict == Verdict.REGRESSED.value]
     warned = [row.task for row in rows if row.task not in {*passed, *failed}]
+    for gate in facts.data.gates.rows:
+        (warned if gate.passed is None else passed if gate.passed else failed).append(f"gate: {gate.name}")
     result = "FAILED" if failed else "WARNED" if warned or not passed else "PASSED"
     return statement(
         subjects(model),

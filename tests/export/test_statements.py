@@ -106,12 +106,16 @@ def test_subjects_are_the_released_files(exported: Any, name: str) -> None:
 
 
 def test_the_test_result_parses_and_says_what_the_comparison_says(exported: Any) -> None:
-    """Each task is in the list its verdict asks for: the reference message reads it."""
+    """Each task is in the list its verdict asks for, and each gate in that of its outcome: the reference message reads
+    it."""
     found = json_format.ParseDict(payload(exported, "test-result")["predicate"], test_result_pb2.TestResult())
     verdicts = {row.task: row.verdict for row in exported.facts.comparison.payload.tasks}
-    assert set(found.failed_tests) == {task for task, verdict in verdicts.items() if verdict is Verdict.REGRESSED}
+    gates = {f"gate: {row.name}": row.passed for row in exported.facts.data.gates.rows}
+    regressed = {task for task, verdict in verdicts.items() if verdict is Verdict.REGRESSED}
+    assert set(found.failed_tests) == regressed | {gate for gate, passed in gates.items() if not passed}
     assert set(found.warned_tests) == {task for task, verdict in verdicts.items() if verdict is Verdict.INCONCLUSIVE}
-    assert len(found.passed_tests) + len(found.failed_tests) + len(found.warned_tests) == len(verdicts)
+    every = [*found.passed_tests, *found.failed_tests, *found.warned_tests]
+    assert len(every) == len(set(every)) == len(verdicts) + len(gates)
     assert found.result == "FAILED" and len(found.configuration) == 1 + len(verdicts)
 
 
@@ -130,8 +134,20 @@ def test_the_result_is_the_worst(exported: Any, verdicts: list[Verdict | None], 
     rows = exported.facts.data.release.rows[: len(verdicts)]
     rows = tuple(replace(row, verdict=found and found.value) for row, found in zip(rows, verdicts, strict=True))
     release = replace(exported.facts.data.release, rows=rows)
-    facts = replace(exported.facts, data=replace(exported.facts.data, release=release))
+    data = replace(exported.facts.data, release=release, gates=Gates((), None, ""))
+    facts = replace(exported.facts, data=data)
     found = statements.test_result(facts, facts.trained)
+    assert found is not None and found["predicate"]["result"] == result
+
+
+@pytest.mark.parametrize(("passed", "result"), [(True, "PASSED"), (None, "WARNED"), (False, "FAILED")])
+def test_a_gate_that_fails_fails_the_result(exported: Any, passed: bool | None, result: str) -> None:
+    """Whatever the comparison says; a gate that was not checked warns."""
+    data = exported.facts.data
+    rows = (replace(data.release.rows[0], verdict=Verdict.IMPROVED.value),)
+    gates = Gates((replace(data.gates.rows[0], passed=passed),), passed, "")
+    changed = replace(data, release=replace(data.release, rows=rows), gates=gates)
+    found = statements.test_result(replace(exported.facts, data=changed), exported.facts.trained)
     assert found is not None and found["predicate"]["result"] == result
 
 
