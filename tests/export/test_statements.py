@@ -26,6 +26,7 @@ from grpo_audit.export import statements
 from grpo_audit.export.dsse import EnvelopeError, key_id, opened, pae
 from grpo_audit.export.facts import ExportFacts
 from grpo_audit.record.identities import Verdict
+from grpo_audit.report.model_checks import Gates
 
 NAMES = ("provenance", "test-result", "evaluation", "files")
 
