@@ -126,7 +126,7 @@ def against_plain(index: Index, plain: Overlaps, texts: list[str]) -> tuple[floa
         began = time.process_time()
         other = [plain.look_up(text) for text in texts]
         slow.append(time.process_time() - began)
-        if one != other:
+        if one != {place: hits for place, hits in enumerate(other) if hits}:
             raise RuntimeError("the two implementations differ")
     return min(fast), min(slow)
 

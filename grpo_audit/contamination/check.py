@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -184,7 +185,7 @@ def _chunks(prompts: Iterable[PromptText]) -> Iterator[list[PromptText]]:
 
 def _look_up(index: Index, chunk: list[PromptText]) -> _Scanned:
     hits = index.look_up_all([prompt.text for prompt in chunk])
-    found = {place: (chunk[place].id, these) for place, these in enumerate(hits) if these}
+    found = {place: (chunk[place].id, these) for place, these in hits.items()}
     return _Scanned(len(chunk), sum(len(prompt.text.split()) for prompt in chunk), found)
 
 
@@ -194,6 +195,7 @@ _index: Index
 def _start(index: Index) -> None:
     global _index
     _index = index
+    gc.freeze()  # a million objects that stay: no need to look at them at every collection
 
 
 def _look_up_here(chunk: list[PromptText]) -> _Scanned:

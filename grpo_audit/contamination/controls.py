@@ -73,8 +73,8 @@ def _plant(
     texts = [(number, text) for number in chosen if (text := dress(number, index.documents[number].text)) is not None]
     hits = index.look_up_all([text for _, text in texts])
     found = sum(
-        any(hit.document == number and hit.contaminates for hit in these)
-        for (number, _), these in zip(texts, hits, strict=True)
+        any(hit.document == number and hit.contaminates for hit in hits.get(place, ()))
+        for place, (number, _) in enumerate(texts)
     )
     return len(texts), found
 

@@ -146,13 +146,17 @@ class Index:
 
     def look_up(self, text: str) -> list[Hit]:
         """Every document that the text overlaps with, one hit each, of the strongest kind; in the documents' order."""
-        return self.look_up_all([text])[0]
+        return self.look_up_all([text]).get(0, [])
 
-    def look_up_all(self, texts: Sequence[str]) -> list[list[Hit]]:
-        """The same for many texts: much faster than one by one."""
-        return [hits for start in range(0, len(texts), BATCH) for hits in self._batch(texts[start : start + BATCH])]
+    def look_up_all(self, texts: Sequence[str]) -> dict[int, list[Hit]]:
+        """The same for many texts, much faster than one by one: by position, those that have something."""
+        return {
+            start + place: hits
+            for start in range(0, len(texts), BATCH)
+            for place, hits in self._batch(texts[start : start + BATCH]).items()
+        }
 
-    def _batch(self, texts: Sequence[str]) -> list[list[Hit]]:
+    def _batch(self, texts: Sequence[str]) -> dict[int, list[Hit]]:
         words = [t.words(t.normalise(text)) for text in texts]
         letters = ["".join(found) for found in words]
         codes = self._code(list(chain.from_iterable(words)))
@@ -167,10 +171,9 @@ class Index:
             hits[text].append(Hit(document, Kind.EXACT, 1.0, contaminates=True))
         for text in self._same_numbers(codes, borders):
             hits[text] += self._by_numbers_alone(words[text])
-        return [
-            self._strongest(letters[text], hits[text]) if text in hits or letters[text] in self._whole else []
-            for text in range(len(texts))
-        ]
+        copies = [text for text, found in enumerate(letters) if found in self._whole]
+        found = ((text, self._strongest(letters[text], hits[text])) for text in sorted({*hits, *copies}))
+        return {text: strongest for text, strongest in found if strongest}
 
     def _strongest(self, letters: str, hits: list[Hit]) -> list[Hit]:
         """One hit for each document: a copy before words, words before numbers."""

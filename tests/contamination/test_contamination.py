@@ -145,7 +145,7 @@ def test_what_is_left_of_a_document_without_its_tasks_wording_decides() -> None:
     index = _task(*(f"{number} {instruction} {question} Now!" for number, question in enumerate(QUESTIONS)))
     for number, question in enumerate(QUESTIONS):
         assert [(hit.document, hit.contaminates) for hit in index.look_up(question)] == [(number, True)]
-    assert index.look_up(f"7 {instruction} What is the capital of the kingdom of Lumo? Now!") == []
+    assert index.look_up(f"7 {instruction} Name the capital of the kingdom of Lumo! Now!") == []
 
 
 def test_what_all_documents_of_a_task_begin_and_end_with_does_not_hide_them() -> None:
@@ -216,7 +216,9 @@ def test_a_broken_detector_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     index = _index(QUESTION, OTHER)
     everything = [Hit(number, Kind.EXACT, 1.0, contaminates=True) for number in (0, 1)]
     for broken, failed in (([], [True, True, True, False]), (everything, [False, False, False, True])):
-        monkeypatch.setattr(Index, "look_up_all", lambda _, texts, broken=broken: [broken] * len(texts))
+        monkeypatch.setattr(
+            Index, "look_up_all", lambda _, texts, broken=broken: dict.fromkeys(range(len(texts)), broken)
+        )
         result = check(index, [])
         assert [not control.ok for control in result.controls] == failed and not result.valid
 
@@ -352,7 +354,7 @@ def test_number_swapped_items_are_found() -> None:
     questions = _gsm8k()
     swapped = [re.sub(r"\d+", lambda found: str(rng.randint(2, 10 ** (len(found[0]) + 1))), q) for q in questions]
     found = _index(*questions).look_up_all(swapped)
-    themselves = [any(hit.document == number and hit.contaminates for hit in hits) for number, hits in enumerate(found)]
+    themselves = [any(hit.document == number and hit.contaminates for hit in hits) for number, hits in found.items()]
     assert sum(themselves) >= 0.98 * len(questions)
 
 
