@@ -41,7 +41,7 @@ bench: $(READY) ## run the benchmarks (slow); each ends with one JSON line
 	$(BIN)/python -m benchmarks.ledger
 
 docs: $(READY) ## write the generated pages again (schema, preflight, catalogue)
-	$(BIN)/python -m grpo_audit.ledger.schema_doc docs/schema.md
+	$(BIN)/python -m grpo_audit.ledger.schema_doc >docs/schema.md
 	$(BIN)/python -m grpo_audit.preflight.doc docs/preflight.md
 	$(BIN)/python -m grpo_audit.catalogue.doc docs/catalogue.md
 

@@ -42,7 +42,7 @@ class ContentRow(Base):
     __tablename__ = "content"
     seq: Mapped[int] = _seq("event this content belongs to")
     name: Mapped[str] = mapped_column(
-        Text, primary_key=True, comment="prompt, fields, completion, trace, response, text"
+        Text, primary_key=True, comment="prompt, fields, completion, trace, response, text, examples"
     )
     salt: Mapped[bytes] = mapped_column(LargeBinary, comment="16 random bytes")
     encoding: Mapped[str] = mapped_column(
