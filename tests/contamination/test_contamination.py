@@ -9,6 +9,7 @@ import random
 import re
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -19,7 +20,7 @@ from grpo_audit.contamination import check as module, text as t
 from grpo_audit.contamination.check import Contamination, PromptText, check
 from grpo_audit.contamination.index import Document, Hit, Index, Kind, Test
 from grpo_audit.contamination.rows import rows
-from grpo_audit.errors import PromptError
+from grpo_audit.errors import GrpoAuditError, PromptError
 
 SHARED = os.environ.get("GRPO_AUDIT_SHARED_DATA")
 real = pytest.mark.skipif(SHARED is None, reason="GRPO_AUDIT_SHARED_DATA names no folder with real evaluation data")
@@ -322,6 +323,62 @@ def test_the_field_must_be_known(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="frage"):
         list(rows(path))
     assert [row.text for row in rows(path, "frage")] == ["Was?"]
+
+
+def _invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["decontaminate", *map(str, arguments)])
+
+
+def test_a_recipe_names_prompts_and_documents(tmp_path: Path) -> None:
+    """--recipe looks in the prompts of a recipe, after its limit and with its fields, for what --against names."""
+    prompts, documents = _files(tmp_path)
+    prompts.write_text(prompts.read_text().replace('"prompt": [', '"other": [').replace("}]}", '}], "prompt": "Hi"}'))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: {path: builtin}\nprompts: {source: prompts.jsonl, limit: 2}\n"
+        "rewards: [{name: exact, source: 'grpo_audit.rewards.exact:score'}]\n"
+    )
+    clean = tmp_path / "clean.jsonl"
+    found = _invoke("--recipe", recipe, "--against", documents, "--drop", clean, "--json")
+    assert found.exit_code == 0, found.output
+    assert (json.loads(found.stdout)["prompts"], json.loads(found.stdout)["kept"]) == (2, 1)
+    assert json.loads(clean.read_text()) | {"other": None} == {"id": "good", "prompt": OTHER, "other": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Which prompts"),
+        (["{prompts}"], "Against what"),
+        (["{prompts}", "--against", "{documents}", "--drop", "{prompts}"], "Refusing to write over"),
+        (["{prompts}", "--against", "{documents}", "--drop", "{folder}/none/clean.jsonl"], "no folder"),
+        (["{prompts}", "--against", "{documents}", "--drop-flagged"], "--drop FILE"),
+        (["{empty}", "--against", "{documents}"], "no prompts"),
+        (["{prompts}", "--against", "{empty}"], "no evaluation documents"),
+        (["{prompts}", "--against", "{folder}/none.csv"], "There is no file"),
+        (["{prompts}", "--against", "{documents}", "--against-field", "answer"], "no field 'answer'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    """Missing, empty and contradicting arguments end with an error that says what to do, and write nothing."""
+    prompts, documents = _files(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    names = {"prompts": prompts, "documents": documents, "folder": tmp_path, "empty": tmp_path / "empty.jsonl"}
+    before = sorted(tmp_path.iterdir())
+    found = _invoke(*(argument.format(**names) for argument in arguments))
+    assert isinstance(found.exception, GrpoAuditError) and words in str(found.exception)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_hostile_names_reach_the_screen_harmless(tmp_path: Path) -> None:
+    """Control characters and markup in ids and file names are shown, not obeyed."""
+    prompts, _ = _files(tmp_path)
+    prompts.write_text(json.dumps({"id": "\x1b[31m[bold]id\u202e", "prompt": QUESTION}) + "\n")
+    documents = tmp_path / "[red]eval.jsonl"
+    documents.write_text(json.dumps({"id": "\x1b]0;title\x07", "question": QUESTION}) + "\n")
+    found = _invoke(prompts, "--against", documents)
+    assert found.exit_code == 0 and "[bold]id" in found.stdout and "[red]eval.jsonl" in found.stdout
+    assert not {"\x1b", "\x07", "\u202e"} & set(found.stdout)
 
 
 # --- real data --------------------------------------------------------------------------------------------------------
