@@ -31,7 +31,7 @@ VOCABULARY = 32_000
 END = 1
 TASKS = 3
 """Tasks of a scenario, each with stop strings of its own."""
-HF_BATCHES = (32, 64, 128)
+HF_BATCHES = (64, 128)
 OUR_BATCH = 128
 
 Samples = dict[str, list[dict[str, Any]]]
@@ -56,8 +56,12 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("ragged", 300, (32, 128), 0, 128, (("13 w", "Q:", "</s>"), ("777", "41 w2", "\n\n"), ("88 w1", "09 w")), True),
-    Scenario("few-shot", 300, (16, 48), 8, 64, (("7 w2", "Question:"), ("13 w", "\n\n", "Q:"), ("5 w3", "777")), True),
+    Scenario(
+        "ragged", 300, (32, 128), 0, 128, (("3 w1", "Q:", "</s>"), ("77 w", "41 w", "\n\n"), ("8 w3", "09 w")), True
+    ),
+    Scenario(
+        "few-shot", 300, (16, 48), 8, 64, (("3 w1", "Question:"), ("77 w", "41 w", "\n\n"), ("8 w3", "09 w")), True
+    ),
     Scenario("full", 192, (32, 128), 0, 64, (("Q:", "\n\n"), ("Question:", "</s>"), ("###", "Q:", "A:")), False),
 )
 
@@ -120,7 +124,8 @@ def save_suite(scenario: Scenario, folder: Path) -> None:
             "test_split: test\nfewshot_split: train\noutput_type: generate_until\n"
             f"num_fewshot: {scenario.examples}\nfewshot_config: {{sampler: first_n}}\n"
             'doc_to_text: "{{question}}"\ndoc_to_target: "{{gold}}"\nprocess_results: !function scorer.score\n'
-            f"generation_kwargs: {{until: {json.dumps(stops)}, max_gen_toks: {scenario.new_tokens}, do_sample: false}}\n"
+            f"generation_kwargs:\n  until: {json.dumps(stops)}\n  max_gen_toks: {scenario.new_tokens}\n"
+            "  do_sample: false\n"
             "metric_list:\n  - {metric: overlap, aggregation: mean, higher_is_better: true}\n"
             "  - {metric: words, aggregation: mean, higher_is_better: false}\n"
         )
@@ -135,6 +140,18 @@ def _words(rng: random.Random, count: int) -> str:
     return " ".join(f"w{rng.randrange(2, VOCABULARY)}" for _ in range(count))
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds."""
+
+    inside: float
+    """In generate_until."""
+    cpu: float
+    """Of the processor, in generate_until, all threads together."""
+    whole: float
+    """Of the whole evaluation, prompts and scoring included."""
+
+
 @dataclass(slots=True)
 class Contestant:
     """One way to answer."""
@@ -143,18 +160,19 @@ class Contestant:
     model: Any
     chat_template: bool = False
 
-    def run(self, suite: Any) -> tuple[float, float, Samples]:
-        """Seconds inside generate_until, seconds in all, and the logged samples of every task."""
+    def run(self, suite: Any) -> tuple[Times, Samples]:
+        """How long it took, and the logged samples of every task."""
         from grpo_audit_evals import harness
 
-        inside = 0.0
+        inside = cpu = 0.0
         generate = type(self.model).generate_until
 
         def timed(requests: Any, **options: Any) -> list[str]:
-            nonlocal inside
-            begin = time.perf_counter()
+            nonlocal inside, cpu
+            begin, begin_cpu = time.perf_counter(), time.process_time()
             answers: list[str] = generate(self.model, requests, **options)
             inside += time.perf_counter() - begin
+            cpu += time.process_time() - begin_cpu
             return answers
 
         self.model.generate_until = timed
@@ -166,7 +184,7 @@ class Contestant:
             }
         finally:
             del self.model.generate_until
-        return inside, time.perf_counter() - begin, samples
+        return Times(inside, cpu, time.perf_counter() - begin), samples
 
 
 def assert_same(ours: Samples, theirs: Samples) -> int:
@@ -181,36 +199,39 @@ def assert_same(ours: Samples, theirs: Samples) -> int:
     return count
 
 
-def compare(scenario: Scenario, folder: Path, ours: Contestant, theirs: list[Contestant], rounds: int) -> dict[str, Any]:
+def compare(
+    scenario: Scenario, folder: Path, ours: Contestant, theirs: list[Contestant], rounds: int
+) -> dict[str, Any]:
     """In turn; the first round also finds the faster batch of lm-eval's backend."""
     from grpo_audit.config.sections import EvaluationConfig
     from grpo_audit_evals.suite import load_suite
 
     save_suite(scenario, folder)
     suite = load_suite(EvaluationConfig(suite=str(folder), batch_size=OUR_BATCH), folder)
-    times: dict[str, list[tuple[float, float]]] = {item.name: [] for item in [ours, *theirs]}
+    times: dict[str, list[Times]] = {item.name: [] for item in [ours, *theirs]}
     tried = list(theirs)
     words: list[float] = []
     for number in range(rounds):
         order = [ours, *tried] if number % 2 == 0 else [*tried, ours]
         found: dict[str, Samples] = {}
         for item in order:
-            inside, total, found[item.name] = item.run(suite)
-            times[item.name].append((inside, total))
-            Console(stderr=True).print(f"{scenario.name}, {item.name}: {inside:.2f} s")
+            took, found[item.name] = item.run(suite)
+            times[item.name].append(took)
+            Console(stderr=True).print(f"{scenario.name}, {item.name}: {took.inside:.2f} s, {took.cpu:.2f} s CPU")
         documents = sum(assert_same(found[ours.name], found[item.name]) for item in tried) // len(tried)
         words = [sample["words"] for samples in found[ours.name].values() for sample in samples]
-        tried = [min(tried, key=lambda item: times[item.name][0])]
+        tried = [min(tried, key=lambda item: times[item.name][0].cpu)]
     best = tried[0].name
     pairs = list(zip(times[ours.name], times[best], strict=True))
     return {
-        "speed": round(statistics.median(b[0] / a[0] for a, b in pairs), 2),
-        "rounds": [round(b[0] / a[0], 2) for a, b in pairs],
-        "whole_evaluation": round(statistics.median(b[1] / a[1] for a, b in pairs), 2),
-        "ours_s": round(statistics.median(a[0] for a, _ in pairs), 2),
-        "lm_eval_s": round(statistics.median(b[0] for _, b in pairs), 2),
-        "lm_eval_batch": best,
-        "lm_eval_by_batch_s": {item.name: round(times[item.name][0][0], 2) for item in theirs},
+        "speed": round(statistics.median(b.inside / a.inside for a, b in pairs), 2),
+        "rounds": [round(b.inside / a.inside, 2) for a, b in pairs],
+        "cpu_time": round(statistics.median(b.cpu / a.cpu for a, b in pairs), 2),
+        "whole_evaluation": round(statistics.median(b.whole / a.whole for a, b in pairs), 2),
+        "ours_s": round(statistics.median(a.inside for a, _ in pairs), 2),
+        "lm_eval_s": round(statistics.median(b.inside for _, b in pairs), 2),
+        "lm_eval_batch": best.rpartition(" ")[2],
+        "lm_eval_by_batch_cpu_s": {item.name: round(times[item.name][0].cpu, 2) for item in theirs},
         "documents": documents,
         "words_each": round(statistics.fmean(words), 1),
     }
@@ -229,7 +250,9 @@ def contestants(folder: Path, batches: tuple[int, ...]) -> tuple[Contestant, lis
     policy.model.eval()
     with harness.quiet():
         theirs = [
-            Contestant(f"lm-eval, batch {size}", HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=size))
+            Contestant(
+                f"lm-eval, batch {size}", HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=size)
+            )
             for size in batches
         ]
     return Contestant(f"grpo-audit, batch {OUR_BATCH}", PolicyLM(policy, batch_size=OUR_BATCH)), theirs
@@ -255,15 +278,24 @@ def main() -> None:
         ours, theirs = contestants(folder / "model", batches)
         for scenario in chosen:
             measured[scenario.name] = compare(scenario, folder / scenario.name, ours, theirs, rounds)
-    table = Table("scenario", "documents", "words each", "grpo-audit s", "lm-eval s", "at its best", "times faster", "whole")
+    table = Table("scenario", "n", "words", "ours s", "lm-eval s", "its batch", "faster", "CPU time", "whole")
     for key, figures in measured.items():
-        cells = ("documents", "words_each", "ours_s", "lm_eval_s", "lm_eval_batch", "speed", "whole_evaluation")
+        cells = (
+            "documents",
+            "words_each",
+            "ours_s",
+            "lm_eval_s",
+            "lm_eval_batch",
+            "speed",
+            "cpu_time",
+            "whole_evaluation",
+        )
         table.add_row(key, *(str(figures[cell]) for cell in cells))
     Console().print(table)
     counted = [item.name for item in chosen if item.counts]
     report(
         "lm_eval_speed",
-        target=f">= {TARGET:g}x lm-eval's Hugging Face backend on generate_until ({', '.join(counted)}), every answer equal",
+        target=f">= {TARGET:g}x lm-eval's own backend on generate_until ({', '.join(counted)}), every answer equal",
         measured={"threads": arguments.threads, "quick": arguments.quick, **measured},
         met=bool(counted) and all(measured[key]["speed"] >= TARGET for key in counted),
     )

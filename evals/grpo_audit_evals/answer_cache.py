@@ -36,7 +36,7 @@ class AnswerCache:
             EvaluationError: The file is damaged, or holds the answers of other weights or another protocol.
             StorageError: The folder cannot be written.
         """
-        self.path = folder / f"answers-{_hex(weights_digest)}-{_hex(protocol_digest)}.sqlite"
+        self.path = path_of(folder, weights_digest=weights_digest, protocol_digest=protocol_digest)
         wanted = {"format": FORMAT, "weights": weights_digest, "protocol": protocol_digest}
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +117,11 @@ class AnswerCache:
             ) from error
         except (sqlite3.DatabaseError, ValueError) as error:
             raise self.damaged(str(error)) from error
+
+
+def path_of(folder: Path, *, weights_digest: str, protocol_digest: str) -> Path:
+    """The file of these two digests; it can be deleted once its answers are recorded."""
+    return folder / f"answers-{_hex(weights_digest)}-{_hex(protocol_digest)}.sqlite"
 
 
 def key_of(*parts: object) -> str:

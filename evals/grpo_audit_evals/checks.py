@@ -81,7 +81,7 @@ def check_decoding(name: str, task: Any) -> Sampling | None:
         return None
     options: Mapping[str, Any] = task.config.generation_kwargs or {}
     wanted = [f"{key}: {value}" for key, value in options.items() if not _allowed(key, value, sampled)]
-    if sampled is None and int(task.config.repeats or 1) > 1:
+    if sampled is None and (task.config.repeats or 1) > 1:
         wanted.append(f"{task.config.repeats} equal answers a document, without a temperature")
     if sampled is not None and not 0 < sampled.temperature < math.inf:
         wanted.append(f"sampling at temperature {options.get('temperature')}")

@@ -19,6 +19,7 @@ from lm_eval.filters.selection import MajorityVoteFilter, TakeKFilter
 from scipy.stats import hypergeom
 from torch import Tensor
 
+from grpo_audit.errors import EvaluationError
 from grpo_audit_evals.documents import Document
 from grpo_audit_trainer import noise
 
@@ -48,15 +49,24 @@ class Sampling:
 
 def of(task: Any) -> Sampling | None:
     """How a task's file asks for its answers; None: greedily. As lm-eval reads it: ``do_sample`` decides, and where it
-    is missing a temperature above 0 does."""
+    is missing a temperature above 0 does. Raises EvaluationError for settings that are no numbers."""
     if task.OUTPUT_TYPE != "generate_until":
         return None
     options: Mapping[str, Any] = task.config.generation_kwargs or {}
-    temperature = float(options.get("temperature") or 0.0)
+    temperature = _number(task, "temperature", options.get("temperature") or 0.0)
+    samples = _number(task, "repeats", task.config.repeats or 1)
+    if samples < 1 or samples != int(samples):
+        raise EvaluationError(f"Task {task.config.task}: repeats is {samples:g}", expected="a whole number from 1")
     wanted = options.get("do_sample")
     if wanted or (wanted is None and temperature > 0.0):
-        return Sampling(int(task.config.repeats or 1), temperature)
+        return Sampling(int(samples), temperature)
     return None
+
+
+def _number(task: Any, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EvaluationError(f"Task {task.config.task}: {name} is {value!r:.60}", expected="a number")
+    return float(value)
 
 
 def noise_keys(task: str, answers: Iterable[tuple[Document, int]], device: torch.device) -> Tensor:

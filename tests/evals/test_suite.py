@@ -208,6 +208,7 @@ def test_scoring_that_fails_shows_before_anything_is_generated(folder: Path, bod
         ("temperature: 0.7\n  min_p: 0.1", "min_p: 0.1"),
         ("do_sample: false\n  num_beams: 4", "num_beams: 4"),
         ("do_sample: false\nrepeats: 3", "3 equal answers a document"),
+        ("temperature: .nan\n  do_sample: true", "sampling at temperature nan"),
     ],
 )
 def test_a_way_to_answer_that_there_is_not_is_refused(folder: Path, settings: str, named: str) -> None:
@@ -215,6 +216,21 @@ def test_a_way_to_answer_that_there_is_not_is_refused(folder: Path, settings: st
     edit(folder, "tiny_generate.yaml", "do_sample: false", settings)
     with pytest.raises(EvaluationError, match=f"a way to answer that there is not.*{named}"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("temperature: 0.7\nrepeats: many", "repeats is 'many'; expected a number"),
+        ("temperature: 0.7\nrepeats: -2", "repeats is -2; expected a whole number from 1"),
+        ("temperature: 0.7\nrepeats: 2.5", "repeats is 2.5; expected a whole number from 1"),
+    ],
+)
+def test_sampling_settings_that_are_no_numbers_get_one_line(folder: Path, settings: str, message: str) -> None:
+    """What is written wrong is named with its task."""
+    edit(folder, "tiny_generate.yaml", "do_sample: false", settings)
+    with pytest.raises(EvaluationError, match=f"Task tiny_generate: {message}"):
+        load(folder, tasks=["tiny_generate"])
 
 
 def test_a_temperature_without_sampling_is_greedy(folder: Path) -> None:

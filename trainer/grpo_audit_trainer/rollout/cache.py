@@ -6,6 +6,7 @@ attention layers are replaced, after the prompt was read, by layers that write i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -82,6 +83,39 @@ def new_cache(model: Any) -> Any:
 def sees_everything(cache: Any) -> bool:
     """Whether every layer attends to all earlier positions."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def begin_with(cache: Any, beginning: Any, rows: int) -> None:
+    """Start the empty ``cache`` of ``rows`` rows with the one row of ``beginning``."""
+    for layer, first in zip(cache.layers, beginning.layers, strict=True):
+        layer.update(first.keys.expand(rows, -1, -1, -1), first.values.expand(rows, -1, -1, -1))
+
+
+def joined(caches: Sequence[Any], positions: int) -> Any:
+    """One cache with the rows of all, each aligned at its end: ``positions`` are those of the longest. What is in front
+    of a shorter one is 0, and must be masked. Layers of full attention only."""
+    whole = caches[0]
+    for index in range(len(whole.layers)):
+        layers = [cache.layers[index] for cache in caches]
+        keys, values = (
+            _right_aligned([getattr(layer, name) for layer in layers], positions) for name in ("keys", "values")
+        )
+        layers[0].keys, layers[0].values = keys, values
+        for layer in layers[1:]:
+            layer.keys = layer.values = None  # its memory is wanted for the next layers
+    return whole
+
+
+def _right_aligned(parts: Sequence[Tensor], positions: int) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    _, heads, _, size = parts[0].shape
+    whole = parts[0].new_zeros((sum(part.shape[0] for part in parts), heads, positions, size))
+    row = 0
+    for part in parts:
+        whole[row : row + part.shape[0], :, positions - part.shape[2] :] = part
+        row += part.shape[0]
+    return whole
 
 
 def with_room(cache: Any, dtype: torch.dtype | None) -> None:

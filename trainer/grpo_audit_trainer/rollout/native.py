@@ -24,6 +24,7 @@ from grpo_audit_trainer.policy import Policy
 from grpo_audit_trainer.rollout import cache as kv
 from grpo_audit_trainer.rollout.answers import Answers, Completion, Draw, OnDone, common_prefix, per_prompt
 from grpo_audit_trainer.rollout.packed import packed_head
+from grpo_audit_trainer.rollout.prefill import Prefilled, left_padded, positions_of, read_in_parts
 
 COMPACT_BELOW = 0.8
 """Finished rows are dropped when the share of live rows falls below this. Measured on one core (256 rows of 58 tokens
@@ -173,11 +174,11 @@ class NativeEngine:
         max_tokens: int,
         choose: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
         on_tokens: OnTokens | None,
-        shared: int = 0,
+        shared: int | None = None,
     ) -> int:
         """Run until every row is done; returns how many positions were drawn. ``choose(logits, rows, position)``
         gives the next token of each live row (``rows``: their indices in the whole batch) and which rows are done.
-        The first ``shared`` tokens are the same in all prompts."""
+        The first ``shared`` tokens are the same in all prompts; None: do not look, and read them in one pass."""
         with self.policy.autocast(), packed_head(self.policy, len(prompts) * group_size):
             state, logits = _Decoding.start(self.policy, prompts, group_size, max_tokens, shared)
             for position in range(max_tokens):
@@ -209,35 +210,24 @@ class _Decoding:
 
     @classmethod
     def start(
-        cls, policy: Policy, prompts: Sequence[list[int]], group_size: int, max_tokens: int, shared: int = 0
+        cls, policy: Policy, prompts: Sequence[list[int]], group_size: int, max_tokens: int, shared: int | None
     ) -> tuple[_Decoding, Tensor]:
-        """Read the prompts, repeat them for their groups; also returns the first logits [B, V]."""
-        cache = kv.new_cache(policy.model)
-        if shared and not kv.sees_everything(cache):
-            shared = 0  # a sliding window counts cached positions, and the padding would lie inside it
-        if shared:
-            prefix = torch.tensor([prompts[0][:shared]], device=policy.device)
-            policy.model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            kv.expand_group(cache, len(prompts), policy.device, 1)
-        ids, mask, lengths = left_padded([prompt[shared:] for prompt in prompts], policy.pad_id, policy.device)
-        positions = positions_of(mask) + shared if mask is not None else None
-        if mask is not None:
-            mask = torch.nn.functional.pad(mask, (shared, 0), value=True)
-        output = policy.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        kv.expand_group(cache, group_size, policy.device, len(prompts))
-        kv.with_room(cache, torch.float32 if uses_float32_attention(policy.model) else None)
+        """Read the prompts, repeat them for their groups; also returns the first logits [B, V].
+
+        In one pass when ``shared`` is None, else in parts (``prefill``).
+        """
+        dtype = torch.float32 if uses_float32_attention(policy.model) else None
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=policy.device)
+        found = None if shared is None else read_in_parts(policy, prompts, shared)
+        cache, mask, logits = _read(policy, prompts) if found is None else found
+        width = max(map(len, prompts)) if mask is None else mask.shape[1]
+        if group_size > 1:
+            kv.expand_group(cache, group_size, policy.device, len(prompts))
+        kv.with_room(cache, dtype)
         if mask is not None:
             mask = torch.nn.functional.pad(mask, (0, max_tokens), value=True).repeat_interleave(group_size, 0)
-        logits = output.logits[:, -1].float().repeat_interleave(group_size, 0)
-        lengths = (lengths + shared).repeat_interleave(group_size)
-        return cls(policy, cache, mask, lengths, shared + ids.shape[1]), logits
+        logits = logits.repeat_interleave(group_size, 0)
+        return cls(policy, cache, mask, lengths.repeat_interleave(group_size), width), logits
 
     def keep(self, live: Tensor) -> None:
         """Drop all other rows."""
@@ -265,6 +255,21 @@ class _Decoding:
         return ended
 
 
+def _read(policy: Policy, prompts: Sequence[list[int]]) -> Prefilled:
+    """All prompts in one pass."""
+    ids, mask, _ = left_padded(prompts, policy.pad_id, policy.device)
+    cache = kv.new_cache(policy.model)
+    output = policy.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions_of(mask) if mask is not None else None,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return cache, mask, output.logits[:, -1].float()
+
+
 def draw(scaled: Tensor, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Draw from softmax(``scaled``) [B, V] by the Gumbel-max trick: token, its log-probability and the entropy of the
     distribution, [B] each."""
@@ -272,19 +277,3 @@ def draw(scaled: Tensor, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     entropy = logp.exp().mul_(logp).nan_to_num_(nan=0.0).sum(dim=-1).neg_()
     token = noise.winner(logp, streams)
     return token, logp.gather(-1, token[:, None])[:, 0], entropy
-
-
-def left_padded(prompts: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Token ids [P, L], mask [P, L] bool (None when nothing is padded) and lengths [P]."""
-    lengths = [len(prompt) for prompt in prompts]
-    longest = max(lengths)
-    ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
-    sizes = torch.tensor(lengths, device=device)
-    if min(lengths) == longest:
-        return ids, None, sizes
-    return ids, torch.arange(longest, device=device) >= (longest - sizes)[:, None], sizes
-
-
-def positions_of(mask: Tensor) -> Tensor:
-    """Position ids [P, L] of left-padded rows; padding gets 0."""
-    return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
