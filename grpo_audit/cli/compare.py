@@ -50,7 +50,7 @@ def compare(
 
     Only what was asked the same is compared: protocol, documents and prompts are bound by digests, and a refusal names
     what differs. Verdicts are corrected (Holm) over the primary metrics of each comparison. Exit code 4 when something
-    regressed.
+    regressed, 1 when two different models gave the same answers throughout.
 
     [bold]grpo-audit compare[/bold]  the newest run, before and after RL
 
@@ -78,10 +78,10 @@ def compare(
             console.out.print(line, markup=False, soft_wrap=True)
         if html is not None:
             console.out.print(f"page  {html}", markup=False, soft_wrap=True)
-    if found.blind:
-        raise typer.Exit(ExitCode.VERIFICATION_FAILED)
     if found.regressed:
         raise typer.Exit(ExitCode.REGRESSED)
+    if found.blind:
+        raise typer.Exit(ExitCode.VERIFICATION_FAILED)
 
 
 def _check(given: Sequence[str], models: Sequence[str], asked: Asked) -> None:
