@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 
 from grpo_audit.contamination.documents import CHARACTERS, COMMON, CONTAINED
 from grpo_audit.contamination.grams import GramTable, rolling
-from grpo_audit.contamination.vocabulary import Codes, Hashes
+from grpo_audit.contamination.tokens import Codes, Hashes, Points, Tokens
 
-_BORDER: Final = "\0" * CHARACTERS
-"""Between two texts: no 5-gram of a document has it."""
 _SCATTER: Final = np.uint64(0xD6E8FEB86659FD93)
 
 
@@ -55,17 +53,16 @@ class CharacterIndex:
             self._needed[number] = needed = max(1, least // 2)
             ordered = sorted(grams, key=lambda gram: (frequency[gram], gram))
             chosen = ordered[: len(ordered) - least + needed]
-            hashes.append(_hashes(_BORDER.join(chosen))[:: 2 * CHARACTERS])
+            hashes.append(_hashes(np.array([ord(letter) for letter in "".join(chosen)], np.uint32))[::CHARACTERS])
             owners += [number] * len(chosen)
         return GramTable(np.concatenate([np.zeros(0, dtype=np.uint64), *hashes]), np.array(owners, dtype=np.int64))
 
-    def pairs(self, texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    def pairs(self, texts: Tokens) -> Iterator[tuple[int, int]]:
         """Text and document that may overlap; none that does is missing."""
         if not self._grams:
             return
-        places, rows = self._rare.find(_hashes(_BORDER.join(texts)))
-        borders = np.cumsum([0, *(len(text) + CHARACTERS for text in texts)])
-        found, documents = self._rare.pairs(np.searchsorted(borders, places, side="right") - 1, rows)
+        places, rows = self._rare.find(_hashes(texts.letters))  # those across a border have it, and no document does
+        found, documents = self._rare.pairs(np.searchsorted(texts.letter_borders, places, side="right") - 1, rows)
         pairs, counts = np.unique(found * len(self._needed) + documents, return_counts=True)
         enough = pairs[counts >= self._needed[pairs % len(self._needed)]]
         yield from zip((enough // len(self._needed)).tolist(), (enough % len(self._needed)).tolist(), strict=True)
@@ -83,6 +80,5 @@ def _grams(text: str) -> Iterator[str]:
     return (text[at : at + CHARACTERS] for at in range(len(text) - CHARACTERS + 1))
 
 
-def _hashes(text: str) -> Hashes:
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    return rolling((points + np.uint64(1)) * _SCATTER, CHARACTERS)
+def _hashes(points: Points) -> Hashes:
+    return rolling((points.astype(np.uint64) + np.uint64(1)) * _SCATTER, CHARACTERS)

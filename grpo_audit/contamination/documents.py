@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,14 @@ class Hit:
     coverage: float
     """Share of the document's distinctive words, or of its characters, that the text covers, in 0 to 1."""
     contaminates: bool
+
+
+def information(values: Iterable[str]) -> float:
+    """How much numbers tell, in bits: the sum of log2(1 + number), so that 3, 4 and 7 tell little.
+
+    Rounded to 1/1024 each: sums are exact, in whatever order.
+    """
+    return sum(round(math.log2(1 + min(float(value), 1e12)) * 1024) / 1024 for value in values)
 
 
 def cores(documents: Sequence[Document]) -> list[list[str]]:

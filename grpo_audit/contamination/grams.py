@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_audit.contamination.vocabulary import Codes, Hashes
+from grpo_audit.contamination.tokens import Codes, Hashes
 
 _BASE: Final = 0x9E3779B97F4A7C15
 """Any odd number; the words it is multiplied with are random themselves (Karp and Rabin 1987)."""

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from grpo_audit.contamination import text as t
 from grpo_audit.contamination.characters import CharacterIndex
@@ -40,13 +38,16 @@ from grpo_audit.contamination.documents import (
     Test as Test,
     cores,
     cores_digest,
+    information,
 )
 from grpo_audit.contamination.grams import GramTable, rolling
-from grpo_audit.contamination.vocabulary import NUMBER, Codes, Vocabulary, sum_of
+from grpo_audit.contamination.tokens import Hashes, Tokens, sum_of, tokenise
 from grpo_audit.contamination.words import WordIndex
 
 BATCH: Final = 512
 """Texts whose n-grams are hashed together: their arrays stay in the processor's cache."""
+LETTERS: Final = 2**18
+"""Letters at which they are enough, however few."""
 
 
 class Index:
@@ -61,21 +62,18 @@ class Index:
         self.n = n
         self.documents = list(documents)
         self._cores = cores(self.documents)
-        self._words = Vocabulary()
-        for words in self._cores:
-            self._words.learn(words)
-        self._tables = self._words.tables()
         tasks = {task: number for number, task in enumerate(dict.fromkeys(item.task for item in self.documents))}
         self._tasks = np.array([tasks[item.task] for item in self.documents], dtype=np.int64)
         self.tests = [self._test(number) for number in range(len(self.documents))]
-        by_words = {number: self._code(self._cores[number]) for number in self._tested_by(Test.WORDS)}
-        self._by_words = WordIndex(by_words, self._tasks, self._tables, n)
+        by_words = self._tested_by(Test.WORDS)
+        self._by_words = WordIndex(by_words, self._tokens_of(by_words), self._tasks, n)
         self._characters = CharacterIndex(
             {number: "".join(self._cores[number]) for number in self._tested_by(Test.CHARACTERS)}, self._tasks
         )
         for number in (*self._by_words.indistinct, *self._characters.indistinct):
             self.tests[number] = Test.EXACT_ONLY
         self._whole = self._by_letters()
+        self._whole_hashes = np.unique(tokenise(list(self._whole), are_words=True).whole)
         self._pieces, self._piece_places = self._piece_table()
         self._numbers = self._by_numbers()
         self._sums = np.array(sorted({sum_of(values) for values in self._numbers}), dtype=np.uint64)
@@ -107,8 +105,8 @@ class Index:
             tasks[document.task].append(words)
         return {task: cores_digest(found) for task, found in tasks.items()}
 
-    def _code(self, words: list[str]) -> Codes:
-        return np.fromiter(map(self._words.__getitem__, words), dtype=np.int64, count=len(words))
+    def _tokens_of(self, numbers: Sequence[int]) -> Tokens:
+        return tokenise([" ".join(self._cores[number]) for number in numbers], are_words=True)
 
     def _by_letters(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = defaultdict(list)
@@ -117,28 +115,28 @@ class Index:
                 found[letters].append(number)
         return dict(found)
 
-    def _piece_table(self) -> tuple[GramTable, dict[int, int]]:
-        """One n-gram of four words for each untestable document that says enough to be recognised: its rarest."""
-        hashes, tells = {}, {}
-        for number in self._tested_by(Test.EXACT_ONLY):
-            core = self._cores[number]
-            codes = self._code(core)
-            if len(core) >= PIECE and (len("".join(core)) >= SHORTEST or _bits(self._tables.bits[codes]) >= SURPRISE):
-                hashes[number] = rolling(self._tables.random[codes], PIECE)
-                tells[number] = 0
-        if not hashes:
-            return GramTable(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)), {}
-        known, counts = np.unique(np.concatenate(list(hashes.values())), return_counts=True)
-        for number, found in hashes.items():
-            tells[number] = int(np.argmin(counts[np.searchsorted(known, found)]))
-        chosen = np.array([found[tells[number]] for number, found in hashes.items()], dtype=np.uint64)
-        return GramTable(chosen, np.array(list(hashes), dtype=np.int64)), tells
+    def _piece_table(self) -> tuple[GramTable, dict[int, tuple[int, Hashes]]]:
+        """One n-gram of four words for each untestable document that says enough to be recognised: its rarest. And by
+        document: which of its n-grams that is, and its words."""
+        numbers = [number for number in self._tested_by(Test.EXACT_ONLY) if self._says_enough(self._cores[number])]
+        tokens = self._tokens_of(numbers)
+        parts = np.split(tokens.values, tokens.borders[1:-1])
+        grams = [rolling(part, PIECE) for part in parts] if numbers else []
+        known, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *grams]), return_counts=True)
+        rarest = [int(np.argmin(counts[np.searchsorted(known, found)])) for found in grams]
+        chosen = np.array([found[at] for found, at in zip(grams, rarest, strict=True)], dtype=np.uint64)
+        places = dict(zip(numbers, zip(rarest, parts, strict=False), strict=True))
+        return GramTable(chosen, np.array(numbers, dtype=np.int64)), places
+
+    def _says_enough(self, core: list[str]) -> bool:
+        numbers = t.multiset(t.numbers(core))
+        return len(core) >= PIECE and (len("".join(core)) >= SHORTEST or information(numbers) >= SURPRISE)
 
     def _by_numbers(self) -> dict[tuple[str, ...], list[int]]:
         found: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for number, core in enumerate(self._cores):
             values = t.multiset(t.numbers(core))
-            if len(values) >= FEWEST_NUMBERS and _bits(self._tables.bits[self._code(core)]) >= SURPRISE:
+            if len(values) >= FEWEST_NUMBERS and information(values) >= SURPRISE:
                 found[values].append(number)
         return dict(found)
 
@@ -150,29 +148,32 @@ class Index:
 
     def look_up_all(self, texts: Sequence[str]) -> dict[int, list[Hit]]:
         """The same for many texts, much faster than one by one: by position, those that have something."""
-        return {
-            start + place: hits
-            for start in range(0, len(texts), BATCH)
-            for place, hits in self._batch(texts[start : start + BATCH]).items()
-        }
+        found: dict[int, list[Hit]] = {}
+        start = size = 0
+        for place, text in enumerate(texts):
+            size += len(text)
+            if place + 1 == len(texts) or place + 1 - start == BATCH or size >= LETTERS:
+                found.update((start + at, hits) for at, hits in self._batch(texts[start : place + 1]).items())
+                start, size = place + 1, 0
+        return found
 
     def _batch(self, texts: Sequence[str]) -> dict[int, list[Hit]]:
-        words = [t.words(t.normalise(text)) for text in texts]
-        letters = ["".join(found) for found in words]
-        codes = self._code(list(chain.from_iterable(words)))
-        borders = np.cumsum([0, *map(len, words)])
+        tokens = tokenise(texts)
         hits: dict[int, list[Hit]] = defaultdict(list)
-        for text, document, as_is, with_masks in self._by_words.coverage(codes, borders):
+        for text, document, as_is, with_masks in self._by_words.coverage(tokens):
             hits[text].append(_by_words(document, as_is, with_masks))
-        for text, document in self._characters.pairs(letters):
-            if (share := self._characters.contained(document, letters[text])) is not None:
+        for text, document in self._characters.pairs(tokens):
+            share = self._characters.contained(document, _letters(tokens.spaced[text]))
+            if share is not None:
                 hits[text].append(Hit(document, Kind.CHARACTERS, share, contaminates=True))
-        for text, document in self._pieces_in(codes, borders):
+        for text, document in self._pieces_in(tokens):
             hits[text].append(Hit(document, Kind.EXACT, 1.0, contaminates=True))
-        for text in self._same_numbers(codes, borders):
-            hits[text] += self._by_numbers_alone(words[text])
-        copies = [text for text, found in enumerate(letters) if found in self._whole]
-        found = ((text, self._strongest(letters[text], hits[text])) for text in sorted({*hits, *copies}))
+        for text in self._same_numbers(tokens):
+            hits[text] += self._by_numbers_alone(tokens.spaced[text].split())
+        copies = np.flatnonzero(np.isin(tokens.whole, self._whole_hashes)).tolist()
+        found = (
+            (text, self._strongest(_letters(tokens.spaced[text]), hits[text])) for text in sorted({*hits, *copies})
+        )
         return {text: strongest for text, strongest in found if strongest}
 
     def _strongest(self, letters: str, hits: list[Hit]) -> list[Hit]:
@@ -182,29 +183,26 @@ class Index:
             found.setdefault(hit.document, hit)
         return sorted(found.values(), key=lambda hit: hit.document)
 
-    def _pieces_in(self, codes: Codes, borders: Codes) -> Iterator[tuple[int, int]]:
+    def _pieces_in(self, texts: Tokens) -> Iterator[tuple[int, int]]:
         """Text and untestable document that stands in it, word by word."""
         if not len(self._pieces):
             return
-        places, rows = self._pieces.find(rolling(self._tables.random[codes], PIECE))
+        places, rows = self._pieces.find(rolling(texts.values, PIECE))
         places, documents = self._pieces.pairs(places, rows)
-        texts = np.searchsorted(borders, places, side="right") - 1
-        for at, number, text in zip(places.tolist(), documents.tolist(), texts.tolist(), strict=True):
-            core = self._code(self._cores[number])
-            begin = at - self._piece_places[number]
-            inside = borders[text] <= begin and begin + len(core) <= borders[text + 1]
-            if inside and np.array_equal(codes[begin : begin + len(core)], core):
+        inside = np.searchsorted(texts.borders, places, side="right") - 1
+        for at, number, text in zip(places.tolist(), documents.tolist(), inside.tolist(), strict=True):
+            before, core = self._piece_places[number]
+            begin, end = at - before, at - before + len(core)
+            whole = texts.borders[text] <= begin and end <= texts.borders[text + 1]
+            if whole and np.array_equal(texts.values[begin:end], core):
                 yield text, number
 
-    def _same_numbers(self, codes: Codes, borders: Codes) -> list[int]:
+    def _same_numbers(self, texts: Tokens) -> list[int]:
         """Texts whose numbers may be those of a document."""
-        if not len(self._sums):
+        if not len(self._sums) or not texts.numbers.any():
             return []
-        masks, sums = self._tables.masks, self._tables.sums
-        counts = np.diff(_before(masks[codes] == NUMBER, np.int64)[borders])
-        totals = np.diff(_before(sums[codes], np.uint64)[borders])
-        rows = np.minimum(np.searchsorted(self._sums, totals), len(self._sums) - 1)
-        return np.flatnonzero((counts >= FEWEST_NUMBERS) & (self._sums[rows] == totals)).tolist()
+        counts, totals = texts.sums()
+        return np.flatnonzero((counts >= FEWEST_NUMBERS) & np.isin(totals, self._sums)).tolist()
 
     def _by_numbers_alone(self, words: list[str]) -> Iterator[Hit]:
         for number in self._numbers.get(t.multiset(t.numbers(words)), ()):
@@ -222,10 +220,5 @@ def _by_words(document: int, as_is: float, with_masks: float) -> Hit:
     return Hit(document, kind, coverage, contaminates=coverage > COVERED)
 
 
-def _before(values: NDArray[np.generic], dtype: type[np.generic]) -> NDArray[np.generic]:
-    """Sum of all values before each place, and of all."""
-    return np.concatenate([np.zeros(1, dtype=dtype), np.cumsum(values, dtype=dtype)])
-
-
-def _bits(values: NDArray[np.float64]) -> float:
-    return float(values.sum())
+def _letters(spaced: str) -> str:
+    return "".join(spaced.split())

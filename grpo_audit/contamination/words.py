@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from grpo_audit.contamination.documents import COMMON, WORDED
 from grpo_audit.contamination.grams import GramTable, is_common, rolling
-from grpo_audit.contamination.vocabulary import NUMBER, Codes, Hashes, Tables
-
-Flags = NDArray[np.bool_]
+from grpo_audit.contamination.tokens import Codes, Hashes, Tokens
 
 
 class WordIndex:
@@ -21,35 +18,29 @@ class WordIndex:
     checks sees a word too many.
 
     Args:
-        cores: by position of the document, the codes of its words; at least ``n`` each.
+        numbers: positions of the documents.
+        cores: their words, ``n`` or more each.
         tasks: number of the task of every document, by position.
     """
 
-    def __init__(self, cores: Mapping[int, Codes], tasks: Codes, tables: Tables, n: int) -> None:
-        self._tables, self._n = tables, n
-        numbers = np.array(list(cores), dtype=np.int64)
-        lengths = np.array([len(core) - n + 1 for core in cores.values()], dtype=np.int64)
-        self._owners = np.repeat(numbers, lengths)
+    def __init__(self, numbers: Sequence[int], cores: Tokens, tasks: Codes, n: int) -> None:
+        self._n = n
+        lengths = np.maximum(0, np.diff(cores.borders) - n + 1)
+        self._owners = np.repeat(np.array(numbers, dtype=np.int64), lengths)
         """By place of an n-gram: its document."""
-        plain, masked, worded = self._grams(list(cores.values()))
+        places = np.arange(len(cores.values) - n + 1) if len(cores.values) >= n else np.zeros(0, dtype=np.int64)
+        texts = np.searchsorted(cores.borders, places, side="right") - 1
+        whole = places + n <= cores.borders[texts + 1]
+        plain, masked = rolling(cores.values, n)[whole], rolling(cores.masked, n)[whole]
+        before = np.concatenate([[0], np.cumsum(~cores.numbers)])
+        worded = (before[n:] - before[:-n])[whole] >= WORDED
         # a template with other numbers in it is the same template: masked n-grams decide what is distinctive
         distinct = np.flatnonzero(worded & ~is_common(masked, self._owners, tasks[self._owners], COMMON))
-        self._tables_of_grams = (GramTable(plain[distinct], distinct), GramTable(masked[distinct], distinct))
+        self._tables = (GramTable(plain[distinct], distinct), GramTable(masked[distinct], distinct))
         self._distinct = np.zeros(len(tasks), dtype=np.int64)
         """By document: words that stand in one of its distinctive n-grams."""
         owners = self._owners[distinct]
         np.add.at(self._distinct, owners, self._new_words(owners, distinct))
-
-    def _grams(self, cores: Sequence[Codes]) -> tuple[Hashes, Hashes, Flags]:
-        """Of every n-gram of every document: hash, hash when masked, and whether it has enough words."""
-        plain, masked, worded = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)], [np.zeros(0, np.bool_)]
-        for codes in cores:
-            masks = self._tables.masks[codes]
-            plain.append(rolling(self._tables.random[codes], self._n))
-            masked.append(rolling(self._tables.random[masks], self._n))
-            before = np.concatenate([[0], np.cumsum(masks != NUMBER)])
-            worded.append(before[self._n :] - before[: -self._n] >= WORDED)
-        return np.concatenate(plain), np.concatenate(masked), np.concatenate(worded)
 
     def _new_words(self, groups: Codes, places: Codes) -> Codes:
         """Of n-grams in ascending order within their group: words of each that do not stand in the next one, too."""
@@ -64,19 +55,13 @@ class WordIndex:
         """Documents without one distinctive n-gram: the hundredth of a template, say."""
         return [number for number in np.unique(self._owners).tolist() if not self._distinct[number]]
 
-    def coverage(self, codes: Codes, borders: Codes) -> Iterator[tuple[int, int, float, float]]:
-        """Text, document, and the share of its distinctive words that the text covers, as they are and masked.
-
-        Args:
-            codes: words of all texts, one after the other.
-            borders: where each text begins, and the end. Shape: (texts + 1,)
-        """
-        masked = self._tables.masks[codes]
-        plain_hashes = rolling(self._tables.random[codes], self._n)
-        masked_hashes = rolling(self._tables.random[masked], self._n) if (masked != codes).any() else plain_hashes
+    def coverage(self, texts: Tokens) -> Iterator[tuple[int, int, float, float]]:
+        """Text, document, and the share of its distinctive words that the text covers, as they are and masked."""
+        plain = rolling(texts.values, self._n)
+        masked = plain if texts.masked is texts.values else rolling(texts.masked, self._n)
         found: dict[tuple[int, int], list[float]] = {}
-        for side, hashes in enumerate((plain_hashes, masked_hashes)):
-            for text, document, words in self._covered(self._tables_of_grams[side], hashes, borders):
+        for side, hashes in enumerate((plain, masked)):
+            for text, document, words in self._covered(self._tables[side], hashes, texts.borders):
                 found.setdefault((text, document), [0.0, 0.0])[side] = words / int(self._distinct[document])
         for (text, document), (as_is, with_masks) in found.items():
             yield text, document, as_is, with_masks

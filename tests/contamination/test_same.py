@@ -11,6 +11,7 @@ from grpo_audit.contamination import text as t
 from grpo_audit.contamination.documents import Document
 from grpo_audit.contamination.grams import rolling
 from grpo_audit.contamination.index import Index
+from grpo_audit.contamination.tokens import sum_of, tokenise
 from grpo_audit.verify.recompute.overlaps import Overlaps
 
 WORDS = ["make", "from", "the", "shop", "sold", "pens", "to", "Mia", "q", "a", "für", "नमस्ते", "7", "1,250", "1250",
@@ -36,9 +37,29 @@ def test_both_implementations_agree(documents: list[Document], texts: list[str],
 @settings(max_examples=300)
 @given(st.text(st.characters(codec="ascii"), max_size=80) | _WORDY)
 def test_the_short_way_finds_the_same_words(text: str) -> None:
-    """Words of ASCII text are those of the regular expression for any text."""
+    """Words of ASCII text are those of the regular expression for any text, whichever way they are cut out."""
     normalised = t.normalise(text)
-    assert t.words(normalised) == re.findall(t._any_word(), normalised)
+    assert t.words(normalised) == t.spaced(text).split() == re.findall(t._any_word(), normalised)
+
+
+@settings(max_examples=300)
+@given(st.lists(_TEXTS, max_size=6))
+def test_a_words_hash_is_that_of_its_letters_alone(texts: list[str]) -> None:
+    """Words, numbers, letters and borders of texts taken together are those of each text, and equal words have equal
+    hashes wherever they stand."""
+    tokens = tokenise(texts)
+    words = [t.words(t.normalise(text)) for text in texts]
+    flat = [word for found in words for word in found]
+    assert [text.split() for text in tokens.spaced] == words
+    assert tokens.borders.tolist() == [sum(map(len, words[:place])) for place in range(len(words) + 1)]
+    assert tokens.numbers.tolist() == list(map(t.is_number, flat))
+    assert (
+        len(set(zip(flat, tokens.values.tolist(), strict=True))) == len(set(flat)) == len(set(tokens.values.tolist()))
+    )
+    letters = ["".join(found) for found in words]
+    assert len(set(zip(letters, tokens.whole.tolist(), strict=True))) == len(set(letters))
+    for found, count, total in zip(words, *(side.tolist() for side in tokens.sums()), strict=True):
+        assert (count, total) == (len(t.numbers(found)), sum_of(t.multiset(t.numbers(found))))
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=40), st.integers(1, 13))

@@ -26,8 +26,8 @@ from grpo_audit.contamination.documents import (
     Kind,
     Test,
     cores,
+    information,
 )
-from grpo_audit.contamination.vocabulary import information
 
 Gram = tuple[str, ...]
 
@@ -160,7 +160,7 @@ def _frequencies(grams: dict[int, Any], tasks: Sequence[str]) -> Counter[tuple[s
 
 
 def _tell_enough(numbers: Gram) -> bool:
-    return sum(map(information, numbers)) >= SURPRISE
+    return information(numbers) >= SURPRISE
 
 
 def _grams(items: str | Sequence[str], n: int) -> Iterator[Gram]:
