@@ -1,9 +1,9 @@
 """Our engine against lm-eval's own Hugging Face backend on generate_until with mixed stop strings.
 
-The same model folder, tasks, prompts and precision (float32), on the CPU; both go through lm-eval's ``evaluate``, and
-every document's response, filtered answer and metric must be equal. The two run in turn in one process, lm-eval's
-backend at the fastest of the batch sizes tried. What is compared is the time inside ``generate_until``; the time of the
-whole evaluation, prompts and scoring included, stands beside it.
+The same model folder, tasks, prompts and precision (float32), on the CPU; both go through lm-eval's ``evaluate``, with
+all tasks at once, and every document's response, filtered answer and metric must be equal. The two run in turn in one
+process, lm-eval's backend at the faster of the batch sizes tried. What is compared is the time inside
+``generate_until``; that of the whole evaluation, prompts and scoring included, stands beside it.
 
 The model is generated: 21 million parameters, vocabulary 32,000. Its output layer is a permutation of its input
 embeddings, so that greedy answers walk through the vocabulary and meet a stop string after a while, as real answers do.
@@ -162,6 +162,8 @@ class Contestant:
 
     def run(self, suite: Any) -> tuple[Times, Samples]:
         """How long it took, and the logged samples of every task."""
+        from lm_eval.evaluator import evaluate
+
         from grpo_audit_evals import harness
 
         inside = cpu = 0.0
@@ -178,10 +180,14 @@ class Contestant:
         self.model.generate_until = timed
         begin = time.perf_counter()
         try:
-            samples = {
-                item.name: harness.run_task(self.model, item.name, item.task, limit=None, chat_template=False)
-                for item in suite.tasks
-            }
+            for item in suite.tasks:
+                item.task._instances = None
+                item.task.set_fewshot_seed(seed=harness.FEWSHOT_SEED)
+            with harness.quiet():  # all tasks at once, as lm-eval's own command runs them
+                found = evaluate(
+                    self.model, {"tasks": {item.name: item.task for item in suite.tasks}}, bootstrap_iters=0
+                )
+            samples: Samples = found["samples"]
         finally:
             del self.model.generate_until
         return Times(inside, cpu, time.perf_counter() - begin), samples

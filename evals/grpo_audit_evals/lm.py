@@ -142,12 +142,12 @@ class PolicyLM(HFLM):
             self._report(len(keys) / samples)
             self.reused.update(question.place for question in batch.questions)
             return [self._read(value) for value in kept]
-        settings, end = batch.questions[0].settings, self.tokenizer.eos_token
+        end = self.tokenizer.eos_token
         completions = self._engine.answer(
             [question.ids for question in batch.questions],
-            max_new_tokens=settings.new_tokens,
+            max_new_tokens=batch.questions[0].settings.new_tokens,
             # the end token ends an answer anyway, so its text is looked for once at the end and not at each step
-            stop=[text for text in settings.stop if text != end],
+            stop=[[text for text in question.settings.stop if text != end] for question in batch.questions],
             group_size=batch.count,
             draw=self._draw(batch),
             on_progress=lambda newly: self._report(newly / samples),

@@ -19,6 +19,9 @@ DEFAULT_NEW_TOKENS: Final = 256
 SHARE_FROM: Final = 64
 """Common tokens from which on the prompts that share them are kept apart from those that do not."""
 
+MANY: Final = 8
+"""So many prompts have to share them."""
+
 Place = tuple[str, int]
 """A document: its task and its position in it."""
 
@@ -50,7 +53,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Questions with the same settings that are answered together, ``count`` answers each."""
+    """Questions with the same length limit that are answered together, ``count`` answers each. Their stop strings may
+    differ."""
 
     questions: tuple[Question, ...]
     first: int
@@ -64,9 +68,9 @@ class Batch:
 
 def batches(questions: Sequence[Question], samples: int, rows: int) -> Iterator[Batch]:
     """All answers to all questions, at most ``rows`` at a time, prompts of like length together."""
-    groups: dict[Settings, list[Question]] = defaultdict(list)
+    groups: dict[int, list[Question]] = defaultdict(list)
     for question in questions:
-        groups[question.settings].append(question)
+        groups[question.settings.new_tokens].append(question)
     together = min(samples, rows)
     for group in groups.values():
         for alike in _by_beginning(group):
@@ -78,13 +82,22 @@ def batches(questions: Sequence[Question], samples: int, rows: int) -> Iterator[
 
 
 def _by_beginning(questions: list[Question]) -> list[list[Question]]:
-    """Apart those that begin as at least half of all do (the same examples), if there are such: the engine reads once
-    what all prompts of a batch begin with."""
+    """Apart those that begin alike (the same examples), if they are many: the engine reads once what all prompts of a
+    batch begin with."""
+    beginnings: dict[tuple[int, ...], list[Question]] = defaultdict(list)
+    for question in questions:
+        beginnings[tuple(question.ids[:SHARE_FROM])].append(question)
+    many = {begin for begin, members in beginnings.items() if len(begin) == SHARE_FROM and len(members) >= MANY}
+    others = [question for question in questions if tuple(question.ids[:SHARE_FROM]) not in many]
+    parts = [part for begin in beginnings if begin in many for part in _by_most(beginnings[begin])]
+    return [*parts, others] if others else parts
+
+
+def _by_most(questions: list[Question]) -> list[list[Question]]:
+    """Apart those that go on as at least half of all do."""
     ordered = sorted(question.ids for question in questions)
     quarter = len(ordered) // 4
     shared = shared_tokens(ordered[quarter], ordered[-1 - quarter])
-    if shared < SHARE_FROM:
-        return [questions]
     prefix = ordered[quarter][:shared]
     parts: tuple[list[Question], list[Question]] = ([], [])
     for question in questions:

@@ -25,14 +25,14 @@ def questions(drawn: list[tuple[Settings, bool, list[int]]]) -> list[Question]:
 @settings(deadline=None)
 @given(st.lists(question, max_size=40), st.integers(1, 9), st.integers(1, 12))
 def test_every_answer_is_asked_for_once(drawn: list[tuple[Settings, bool, list[int]]], samples: int, rows: int) -> None:
-    """Each question as many times as there are samples, numbered from 0 in order, with its own settings and never more
-    than the rows that there are."""
+    """Each question as many times as there are samples, numbered from 0 in order, with others of its length limit and
+    never more than the rows that there are."""
     asked = questions(drawn)
     seen: Counter[tuple[str, int]] = Counter()
     for batch in batches(asked, samples, rows):
         answers = list(batch.answers())
         assert 1 <= len(answers) <= rows
-        assert len({item.settings for item in batch.questions}) == 1
+        assert len({item.settings.new_tokens for item in batch.questions}) == 1
         for item, number in answers:
             assert number == seen[item.place]
             seen[item.place] += 1
@@ -46,10 +46,23 @@ def test_batches_depend_on_the_questions_alone(drawn: list[tuple[Settings, bool,
 
 
 def test_prompts_that_begin_as_most_do_are_kept_together() -> None:
-    """Eight with the same examples and two without: the eight share their beginning in a batch of their own."""
+    """Eight with the same examples and two without: the eight share their beginning in a batch of their own. So do
+    those of two tasks with examples each, though one call asks for both."""
     asked = questions([(SETTINGS[0], number not in (2, 5), [number]) for number in range(10)])
     found = [[item.place[1] for item in batch.questions] for batch in batches(asked, 1, 16)]
     assert sorted(found, key=len) == [[2, 5], [0, 1, 3, 4, 6, 7, 8, 9]]
+    other = [Question(("u", number), [7, *BEGINNING, number], SETTINGS[1]) for number in range(9)]
+    found = [[item.place for item in batch.questions] for batch in batches(asked + other, 1, 32)]
+    assert [len(part) for part in found] == [8, 9, 2]
+
+
+def test_one_document_among_the_examples_does_not_cost_the_others_their_beginning() -> None:
+    """Where examples come from the documents themselves, a document's own prompt lacks it: those few are kept apart."""
+    long = [*BEGINNING, *range(100, 200)]
+    asked = [Question(("t", number), [*long, number], SETTINGS[0]) for number in range(20)]
+    asked[3] = Question(("t", 3), [*BEGINNING, *range(150, 250), 3], SETTINGS[0])
+    found = [[item.place[1] for item in batch.questions] for batch in batches(asked, 1, 32)]
+    assert sorted(map(len, found)) == [1, 19] and [3] in found
 
 
 def test_prompts_with_little_in_common_stay_together() -> None:
