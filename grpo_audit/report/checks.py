@@ -10,7 +10,7 @@ from grpo_audit.config.run import RunConfig
 from grpo_audit.record.audits import Decontamination, GateResult, GatesChecked, RewardProbed, RewardRegraded
 from grpo_audit.record.comparisons import CleanComparison, CorrectedRate, DetectorError
 from grpo_audit.record.events import Comparison, RunRegistered
-from grpo_audit.report.evidence import Evidence, Fact, Source, measured, nothing
+from grpo_audit.report.evidence import Absence, Evidence, Fact, Source, absent, measured, nothing
 from grpo_audit.report.model_checks import (
     Beside,
     Contamination,
@@ -216,6 +216,12 @@ def _probed(entry: Entry[RewardProbed], texts: str | None) -> Probed:
         missing=payload.not_probed,
         source=Source(Evidence.MEASURED, (seq,)),
     )
+
+
+def _leniency(payload: RewardProbed) -> str:
+    """Probes that a verifier may judge as it likes, and how many of them this one rewards."""
+    asked = sum(family.open for family in payload.families)
+    return f"{whole(sum(family.open_rewarded for family in payload.families))} of {whole(asked)} rewarded"
 
 
 def _is_wrong(item: object) -> bool:

@@ -31,7 +31,7 @@ OF_CLEAN = ("pre", "post", "difference", "verdict")
 OF_CORRECTED = ("pre", "post", "difference", "ci_low", "ci_high")
 """Of a rate that a detector counted, corrected for its error."""
 RATES = ("empty_rate", "truncated_rate")
-OF_PROBE = ("false_positives", "false_negatives", "failures", "unstable")
+OF_PROBE = ("false_positives", "false_negatives", "failures", "hangs", "unstable")
 OF_TRAINING = ("steps", "reward_mean", "kl", "entropy", "truncated_share", "zero_variance_share")
 """At the last step that has them."""
 
