@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpo_audit.contamination import text as t
@@ -22,7 +23,7 @@ _TEXTS = _WORDY | st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 _DOCUMENTS = st.lists(st.builds(Document, st.sampled_from(["one", "two"]), st.just("d"), _TEXTS), max_size=14)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(_DOCUMENTS, st.lists(_TEXTS, max_size=8), st.integers(5, 8), st.randoms(use_true_random=False))
 def test_both_implementations_agree(documents: list[Document], texts: list[str], n: int, rng: random.Random) -> None:
     """Same tests, same hits, same coverage, for any documents, texts and n; texts looked up together or alone."""
@@ -71,3 +72,48 @@ def test_a_rolling_hash_depends_on_the_gram_alone(values: list[int], n: int) -> 
     hashes = rolling(array, n)
     assert len(hashes) == max(0, len(values) - n + 1)
     assert all(hashes[at] == rolling(array[at : at + n], n)[0] for at in range(len(hashes)))
+
+
+NAMES, THINGS = ("Gina", "Mia", "Tom", "Ann", "Ben"), ("pens", "cubes", "cars", "rolls")
+
+
+def _exercise(kind: int, rng: random.Random) -> str:
+    """Of one of five kinds: words, a template, too short, characters, no spaces."""
+    name, thing, (a, b, c) = rng.choice(NAMES), rng.choice(THINGS), (rng.randint(2, 5000) for _ in range(3))
+    return (
+        f"Question: {name} has {a} {thing} and gets {b} more of them today, how many are there now?",
+        f"Use the numbers {a}, {b} and {c} once each to make {rng.randint(1, 99)} with plain arithmetic only.",
+        f"Q: {a}*{b}?",
+        f"What is the {thing} of {name}{rng.choice(NAMES)}?",
+        f"珍妮特的鸭子每天下十六个蛋她每天早上吃{a}个并用{name}给朋友烤松饼",
+    )[kind]
+
+
+def _edited(text: str, rng: random.Random) -> str:
+    """Shuffled, cut, with other numbers, with other text around it, or as it is."""
+    words = text.split()
+    edits = (
+        lambda: rng.sample(words, len(words)),
+        lambda: words[rng.randrange(len(words)) :],
+        lambda: [str(rng.randint(1, 99)) if word.strip(".,?").isdigit() else word for word in words],
+        lambda: [*rng.sample(NAMES, 2), *words, "Answer now"],
+        lambda: words,
+    )
+    return " ".join(rng.choice(edits)())
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_both_implementations_agree_on_edited_exercises(seed: int) -> None:
+    """The same on exercises that are nearly alike, and on copies of them that were cut, shuffled and renumbered."""
+    rng = random.Random(seed)
+    documents = [
+        Document(f"task {kind}", str(number), _exercise(kind, rng))
+        for kind in range(5)
+        for number in range(rng.randint(1, 30))
+    ]
+    texts = [_edited(document.text, rng) for document in documents for _ in range(2)]
+    index, plain = Index(documents), Overlaps(documents)
+    assert index.tests == plain.tests
+    alone = [plain.look_up(text) for text in texts]
+    assert index.look_up_all(texts) == {place: hits for place, hits in enumerate(alone) if hits}
+    assert len({hit.kind for hits in alone for hit in hits}) >= 3
