@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -195,6 +196,7 @@ _index: Index
 def _start(index: Index) -> None:
     global _index
     _index = index
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the first process, and that one ends this
     gc.freeze()  # a million objects that stay: no need to look at them at every collection
 
 
