@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._record import EVENTS_A_STEP, make_record, steps
+from benchmarks._usage import PeakMemory, cpu_seconds
 from benchmarks._writing import ROLLOUTS, append_ms, size
 from benchmarks.verdict import report
 from grpo_audit.ledger.project import Project
@@ -53,10 +52,10 @@ class Verified:
 
 def verify_whole(path: Path, jobs: int | None = None) -> Verified:
     """Verify a record at level L0 with everything that belongs to it."""
-    with _PeakMemory() as memory:
-        began, cpu = time.perf_counter(), _cpu_seconds()
+    with PeakMemory() as memory:
+        began, cpu = time.perf_counter(), cpu_seconds()
         verdict = verify(path, jobs=jobs)
-        seconds, used = time.perf_counter() - began, _cpu_seconds() - cpu
+        seconds, used = time.perf_counter() - began, cpu_seconds() - cpu
     if not verdict.ok:
         raise RuntimeError(f"the record does not hold: {verdict.failures}")
     return Verified(verdict.events, seconds, used, memory.peak / 2**20)
@@ -77,47 +76,6 @@ def verify_new(path: Path, run_id: str) -> tuple[int, float]:
     if not verdict.ok or verdict.verified_from != seen:
         raise RuntimeError(f"not what was to be measured: {verdict}")
     return verdict.events - seen, seconds
-
-
-class _PeakMemory:
-    """Samples the resident memory of this process and its children."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.2):
-            self.peak = max(self.peak, sum(map(_resident, _family(os.getpid()))))
-
-
-def _family(process: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        return [process]
-    return [process, *(member for child in children for member in _family(int(child)))]
-
-
-def _resident(process: int) -> int:
-    try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
-
-
-def _cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _home() -> Path:
