@@ -14,6 +14,7 @@ from grpo_audit.cli.lint import warn
 from grpo_audit.cli.outcome import finish
 from grpo_audit.cli.runs import DB_HELP, DB_VARIABLE, DEFAULT_DB
 from grpo_audit.cli.together import follow, is_first, one_voice
+from grpo_audit.config.checks import DecontaminationConfig
 from grpo_audit.config.load import Resolved, differences, dump, resolve
 from grpo_audit.config.presets import find
 from grpo_audit.config.run import RunConfig
@@ -86,11 +87,19 @@ def train(
 ) -> None:
     """Train and record, without the evaluations before and after.
 
-    The same as [bold]run[/bold] with [bold]evaluation.suite: null[/bold]: the report then has no figures on behaviour.
+    The same as [bold]run[/bold] with [bold]evaluation.suite: null[/bold]: the report then has no figures on behaviour,
+    prompts are compared with nothing, and release gates are left out.
     """
     with one_voice():
         resolved = _resolved(recipe, overrides, db)
-        config = resolved.config.model_copy(update={"evaluation": EvaluationConfig(suite=None)})
+        if resolved.config.gates:
+            console.say("without evaluations the release gates of the recipe are left out")
+        without = {
+            "evaluation": EvaluationConfig(suite=None),
+            "decontamination": DecontaminationConfig(check=False),
+            "gates": [],
+        }
+        config = resolved.config.model_copy(update=without)
         _start(replace(resolved, config=config), dry_run=dry_run, json=json)
 
 

@@ -38,6 +38,7 @@ OVERLAPS = 12
 """Documents that are spelled out in the section on contamination."""
 NOT_CHECKED = "No check of the prompts against the evaluation documents is recorded."
 NOT_PROBED = "The reward sources were not probed, and no second verifier graded rollouts again."
+_NOT_MEASURED = Absence.NOT_MEASURED
 _COUNTS = ("documents", "contaminated", "flagged", "numbers_only", "untestable")
 EXPLOITS = 6
 """Wrongly judged probes that are spelled out for each source."""
@@ -180,9 +181,10 @@ def _probed(entry: Entry[RewardProbed], texts: str | None) -> Probed:
     facts: tuple[Fact, ...] = ()
     if payload.probes:
         facts = (
-            measured(
-                "Probes", f"{whole(payload.probes)} in {len(payload.families)} families, on {payload.rows} rows", seq
-            ),
+            measured("Probes", f"{whole(payload.probes)} in {len(payload.families)} families", seq),
+            measured("Rows they are made of", whole(payload.rows), seq),
+            _right_completions(payload, seq),
+            measured("May be judged either way", _leniency(payload), seq),
             measured("Counts as rewarded", f"from {significant(payload.threshold)}", seq),
             measured(
                 "Time for a call",
@@ -216,6 +218,14 @@ def _probed(entry: Entry[RewardProbed], texts: str | None) -> Probed:
         missing=payload.not_probed,
         source=Source(Evidence.MEASURED, (seq,)),
     )
+
+
+def _right_completions(payload: RewardProbed, seq: int) -> Fact:
+    """Where they came from: without them nothing that must be rewarded could be asked."""
+    if not payload.gold:
+        return absent("Right completions", "none was found: only what must not be rewarded was asked", _NOT_MEASURED)
+    forms = f", as {', '.join(payload.formats)}" if payload.formats else ""
+    return measured("Right completions", f"{payload.gold}{forms}", seq)
 
 
 def _leniency(payload: RewardProbed) -> str:

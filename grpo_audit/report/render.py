@@ -96,7 +96,7 @@ def render_html(data: ReportData) -> str:
     style = resources.files(PACKAGE).joinpath("report.css").read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
-        _html_environment()
+        html_environment()
         .get_template("report.html.j2")
         .render(
             data=data,
@@ -123,7 +123,8 @@ def render_card(data: ReportData, mark: str = "", beside: tuple[tuple[str, str],
 
 
 @lru_cache(maxsize=1)
-def _html_environment() -> Environment:
+def html_environment() -> Environment:
+    """Of every page: everything is escaped, and a forgotten value is an error."""
     environment = Environment(
         loader=PackageLoader(PACKAGE, ""),
         autoescape=True,  # select_autoescape() would leave .html.j2 unescaped

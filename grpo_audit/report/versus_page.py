@@ -15,7 +15,7 @@ import grpo_audit
 from grpo_audit.errors import StorageError
 from grpo_audit.record.events import TaskComparison, Verdict
 from grpo_audit.report.model import Standing
-from grpo_audit.report.render import PACKAGE, _html_environment, write_file
+from grpo_audit.report.render import PACKAGE, html_environment, write_file
 from grpo_audit.report.visible import Excerpt, excerpt
 from grpo_audit.stats.versus import Column, Example, Versus, label
 
@@ -58,7 +58,7 @@ def render_page(found: Versus) -> str:
     columns = [_column(letter, column) for letter, column in zip(LETTERS[1:], found.columns, strict=False)]
     rows = zip(*(column.result.comparison.tasks for column in found.columns), strict=True)
     return (
-        _html_environment()
+        html_environment()
         .get_template("compare.html.j2")
         .render(
             found=found,
