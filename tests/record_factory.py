@@ -11,14 +11,13 @@ import struct
 from pathlib import Path
 from typing import Any, Literal
 
-import made_up_checks
-
 from grpo_audit.config.run import RunConfig
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.record import events as e
 from grpo_audit.record.identity import bytes_digest, folder_files, weights_digest
 from grpo_audit.stats.evidence import read_figures
 from grpo_audit.stats.gates import check_gates
+from tests import made_up_checks
 
 HOSTILE = [
     "<script>alert(1)</script><think>3*4</think><answer>3*4+2</answer>",
