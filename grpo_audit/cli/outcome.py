@@ -34,15 +34,22 @@ WORDS = {
 """The verdicts, short enough for a terminal."""
 LEVELS = {"L0": "integrity", "L1": "recomputed"}
 """What each level of verification is about."""
-LEGEND = (
-    "* safety behaviour; not worse: no regression beyond the margin fixed before step 0; "
-    "inconclusive ±x: a difference below x could not be seen"
-)
+WIDE = 100
+"""Columns of a terminal from which on there is room for what an inconclusive comparison could have seen."""
+
+
+def legend() -> str:
+    """What the words of the table mean."""
+    text = "* safety behaviour; not worse: no regression beyond the margin fixed before step 0"
+    more = "; inconclusive ±x: a difference below x could not be seen"
+    return text + more if console.out.width >= WIDE else text
 
 
 def verdict_words(row: TaskComparison) -> str:
-    """The verdict for a table, as rich markup; an inconclusive one with the smallest difference that could be seen."""
-    if row.verdict is Verdict.INCONCLUSIVE and row.minimum_detectable is not None:
+    """The verdict for a table, as rich markup; an inconclusive one, where there is room, with the smallest difference
+    that could be seen."""
+    known = row.verdict is Verdict.INCONCLUSIVE and row.minimum_detectable is not None
+    if known and console.out.width >= WIDE:
         return f"{WORDS[row.verdict]} ±{row.minimum_detectable:.2f}"
     return WORDS[row.verdict]
 
@@ -52,14 +59,14 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
     )
-    table.add_column("evaluation", no_wrap=True)
-    for name in ("pre", "post", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("95 % interval", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("evaluation", overflow="fold", min_width=12)
+    for name, width in (("pre", 5), ("post", 5), ("change", 6)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    table.add_column("95 % interval", no_wrap=True, min_width=13)
+    table.add_column("verdict", no_wrap=True, min_width=12)
     for row in comparison.tasks:
         known = row.ci_low is not None and row.ci_high is not None
-        interval = f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}]" if known else ""
+        interval = f"[{row.ci_low:+.2f},{row.ci_high:+.2f}]" if known else ""
         table.add_row(
             escape(console.visible(row.task)) + (" *" if row.safety else ""),
             f"{row.pre:.3f}",
@@ -68,7 +75,7 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
             escape(interval),
             verdict_words(row),
         )
-    table.caption = LEGEND
+    table.caption = legend()
     table.caption_justify = "left"
     return table
 

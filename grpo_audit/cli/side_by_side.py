@@ -10,7 +10,7 @@ from rich.table import Table
 
 from grpo_audit.cli import console
 from grpo_audit.cli.console import visible
-from grpo_audit.cli.outcome import LEGEND, WORDS, comparison_table, verdict_words
+from grpo_audit.cli.outcome import WORDS, comparison_table, legend, verdict_words
 from grpo_audit.record.events import Comparison, SecondaryComparison
 from grpo_audit.stats.versus import Column, Example, Versus, label
 
@@ -65,7 +65,7 @@ def side_by_side(found: Versus) -> Table:
         for row in rows:
             cells += [f"{row.post:.3f}", *([f"{row.difference:+.3f}"] if wide else []), verdict_words(row)]
         table.add_row(*cells)
-    table.caption, table.caption_justify = LEGEND, "left"
+    table.caption, table.caption_justify = legend(), "left"
     return table
 
 

@@ -32,6 +32,8 @@ OF_CORRECTED = ("pre", "post", "difference", "ci_low", "ci_high")
 """Of a rate that a detector counted, corrected for its error."""
 RATES = ("empty_rate", "truncated_rate")
 OF_PROBE = ("false_positives", "false_negatives", "failures", "hangs", "unstable")
+TRIED_FOR = {"false_positives": "negatives", "false_negatives": "positives"}
+"""Without one of these probes there is no such rate, and so no figure."""
 OF_TRAINING = ("steps", "reward_mean", "kl", "entropy", "truncated_share", "zero_variance_share")
 """At the last step that has them."""
 
@@ -127,10 +129,14 @@ def _of_contamination(found: Decontamination) -> Iterator[tuple[str, float | str
 def _of_probes(found: RewardProbed) -> Iterator[tuple[str, float]]:
     if not found.probes:
         return  # nothing was asked, so nothing is clean
+    families = found.families
     for name in OF_PROBE:
-        yield f"probe.{found.source}.{name}", float(sum(getattr(family, name) for family in found.families))
-    for family in found.families:
-        yield f"probe.{found.source}.{family.family}.false_positives", float(family.false_positives)
+        of = TRIED_FOR.get(name)
+        if of is None or any(getattr(family, of) for family in families):
+            yield f"probe.{found.source}.{name}", float(sum(getattr(family, name) for family in families))
+    for family in families:
+        if family.negatives:
+            yield f"probe.{found.source}.{family.family}.false_positives", float(family.false_positives)
 
 
 def _of_regrade(found: RewardRegraded) -> Iterator[tuple[str, float]]:

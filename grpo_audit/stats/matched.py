@@ -54,22 +54,24 @@ def clustered_margin_p(difference: Array, clusters: Sequence[str], found: Spread
     """The same for pairs that share clusters; at least two clusters, at least one pair that differs.
 
     All counts are divided by the design effect. That is known as well as clusters that changed are many, so its upper
-    80 % limit is taken, within what clusters can do: 1 when pairs are independent, sum n_g^2 / n when each cluster
-    changes as one.
+    80 % limit is taken, and the t distribution of so many; or its largest possible value, sum n_g^2 / n, at which each
+    cluster changes as one and nothing is left to be unsure of: whichever says more.
     """
     names = np.asarray(clusters)
     sizes = np.unique(names, return_counts=True)[1]
     freedom = min(found.freedom, len(np.unique(names[difference != 0])) - 1.0)
-    if freedom <= 0:
-        return 1.0  # one cluster changed: nothing is known about how many would
     size = len(difference)
+    largest = float((sizes**2).sum()) / size
+
+    def at(effect: float) -> Counts:
+        return Counts(size / effect, (difference > 0).sum() / effect, (difference < 0).sum() / effect)
+
+    worst = margin_p(at(largest), margin)
+    if margin >= 1 or freedom <= 0:  # one cluster changed: nothing else is known about how many would
+        return worst
     ratio = found.error**2 / (difference.var(ddof=1) / size)
-    upper = ratio * freedom / float(stats.chi2.ppf(_DOUBT, freedom))
-    effect = min(max(1.0, upper), float((sizes**2).sum()) / size)
-    counts = Counts(size / effect, (difference > 0).sum() / effect, (difference < 0).sum() / effect)
-    if margin >= 1:
-        return margin_p(counts, margin)
-    return float(stats.t.sf(_score(counts, -margin), freedom))
+    effect = min(max(1.0, ratio * freedom / float(stats.chi2.ppf(_DOUBT, freedom))), largest)
+    return min(worst, float(stats.t.sf(_score(at(effect), -margin), freedom)))
 
 
 def interval(counts: Counts, confidence: float) -> tuple[float, float]:

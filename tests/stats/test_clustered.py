@@ -11,6 +11,7 @@ from statsmodels.regression.linear_model import OLS
 from grpo_audit.stats import matched
 from grpo_audit.stats.clustered import spread
 from grpo_audit.stats.inference import infer
+from grpo_audit.stats.matched import Counts, margin_p
 
 SIZES = st.lists(st.integers(1, 7), min_size=2, max_size=9).filter(lambda sizes: max(sizes) > 1)
 
@@ -113,12 +114,15 @@ def test_too_few_pairs_detect_nothing() -> None:
     assert matched.detectable(8, 1, 0.05, 0.8) is not None
 
 
-def test_one_cluster_that_changed_clears_no_margin() -> None:
-    """Of 50 clusters one lost all its documents: how many would is not known from one."""
+def test_one_cluster_that_changed_is_taken_as_one_answer() -> None:
+    """How clusters change is not known from one: it counts as a whole. Of 50 clusters one that lost clears no margin of
+    5 points, of 170 it does."""
     clusters = clusters_of([4] * 50)
     pre, post = [1.0] * 200, [0.0] * 4 + [1.0] * 196
     result = infer(pre, post, clusters, margin=0.05, alpha=0.05)
-    assert result.p_margin == 1.0
+    assert result.p_margin == pytest.approx(margin_p(Counts(50, 0, 1), 0.05)) and result.p_margin > 0.05
+    many = infer([1.0] * 680, [0.0] * 4 + [1.0] * 676, clusters_of([4] * 170), margin=0.05, alpha=0.05)
+    assert many.p_margin == pytest.approx(margin_p(Counts(170, 0, 1), 0.05)) and many.p_margin < 0.05
     assert "effective number of pairs" in result.method
 
 
