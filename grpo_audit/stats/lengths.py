@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -58,7 +58,8 @@ def _shift(task: TaskPlan, pairs: Sequence[Pair], lengths: Array) -> LengthShift
 
 
 def _kolmogorov_smirnov(units: Array) -> float:
-    """Two-sample test of the columns. Where the exact distribution overflows, scipy takes the asymptotic one and warns."""
+    """Two-sample test of the columns. Where the exact distribution overflows, scipy takes the asymptotic one, with a
+    warning that is for us."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)
         return float(stats.ks_2samp(units[:, 0], units[:, 1]).pvalue)
