@@ -153,7 +153,21 @@ def test_what_was_not_looked_at_is_no_figure() -> None:
     assert found["contamination.valid"].value == "no"
     held = [gate("probe.right.false_positives", at_most=0), gate("contamination.prompts_contaminated", at_most=0)]
     assert not any(item.passed for item in check_gates(held, found).gates)
-    assert check_gates(held[:1], figures([(3, probed())])).passed
+    asked = figures([(3, probed())])
+    assert check_gates(held[:1], asked).passed
+    assert "probe.right.false_negatives" not in asked, "nothing was asked that must be rewarded"
+
+
+def test_a_family_without_probes_that_must_not_be_rewarded_has_no_false_positives() -> None:
+    """``determinism`` asks nothing that must not be rewarded: a gate about its false positives fails, and is no pass
+    for want of a probe."""
+    only_open = CLEAN.model_copy(update={"family": "determinism", "negatives": 0, "open": 9})
+    found = figures([(3, probed(probes=14, families=[CLEAN, only_open]))])
+    assert found["probe.right.empty.false_positives"].value == 0.0
+    assert "probe.right.determinism.false_positives" not in found
+    assert not check_gates([gate("probe.right.determinism.false_positives", at_most=0)], found).passed
+    nothing_asked = figures([(3, probed(probes=9, families=[only_open]))])
+    assert "probe.right.false_positives" not in nothing_asked
 
 
 @pytest.fixture(scope="module")
