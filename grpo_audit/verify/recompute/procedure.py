@@ -20,7 +20,7 @@ front to back, and assumes level L0: it does not look at hashes and signatures.
 
 (32) Contamination: the prompts that were drawn, looked up again in the evaluation prompts recorded; counts and digests.
 (33) The release gates: the conditions registered before step 0, held against the figures of the record again.
-(34) Rewards under audit: every source was probed, counts and intervals agree; second verifiers run again from their
+(34) Reward audits: every source was probed, counts and intervals agree; second verifiers run again from their
      recorded text, in the sandbox of (22), on the recorded completions, and the agreement is counted again.
 
 (31), the report, is in ``grpo_audit.report.trace``: the report stands above verification.
@@ -74,7 +74,7 @@ NAMES: dict[int, tuple[str, str]] = {
     30: ("findings", "findings"),
     32: ("contamination", "figures and prompts"),
     33: ("gates", "gates"),
-    34: ("rewards under audit", "figures and rollouts"),
+    34: ("reward audits", "figures and rollouts"),
 }
 """What each step is called, and what it counts."""
 
