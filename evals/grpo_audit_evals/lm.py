@@ -116,6 +116,8 @@ class PolicyLM(HFLM):
         each gets the next of its sampled answers."""
         self.working = True
         unique = {_place(request): request for request in requests}
+        for place in unique:
+            self.answers.pop(place, None)  # asked again
         questions = [self._question(place, request) for place, request in unique.items()]
         samples = self._sampling.samples if self._sampling else 1
         for batch in batches(questions, samples, self._rows):

@@ -73,6 +73,19 @@ def test_answers_are_those_of_the_hugging_face_backend(
     assert len(texts) > 20, "a model that says the same everywhere would prove nothing"
 
 
+def test_asked_a_second_time_it_answers_the_same(policy: Policy, tiny_suite: Suite) -> None:
+    """One LM object may be handed to lm-eval as often as its user likes."""
+    model = PolicyLM(policy, batch_size=8)
+    first, second = (
+        {
+            task: [sample["resps"] for sample in samples]
+            for task, samples in logged(model, tiny_suite, chat=False).items()
+        }
+        for _ in range(2)
+    )
+    assert first == second
+
+
 def test_the_stop_strings_of_the_suite_really_stop_answers(policy: Policy, tiny_suite: Suite) -> None:
     """The agreement covers what it says: answers that end at a stop string of two characters, at a line end, at the end
     token and at the limit."""
