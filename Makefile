@@ -39,6 +39,9 @@ bench: $(READY) ## run the benchmarks (slow); each ends with one JSON line
 	$(BIN)/python -m benchmarks.ppo_vs_grpo
 	$(BIN)/python -m benchmarks.replay_power
 	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.lm_eval_speed
+	$(BIN)/python -m benchmarks.decontamination
+	$(BIN)/python -m benchmarks.comparison_power
 
 docs: $(READY) ## write the generated pages again (schema, preflight, catalogue)
 	$(BIN)/python -m grpo_audit.ledger.schema_doc >docs/schema.md

@@ -24,7 +24,12 @@ def findings(
         expected: tasks that are contaminated on purpose (``decontamination.expected``).
         evidence: number of the event, when it has one.
     """
-    found = [*_void(decontamination), *_probes(decontamination, expected), *_by_task(decontamination, expected)]
+    found = [
+        *_void(decontamination),
+        *_probes(decontamination, expected),
+        *_by_task(decontamination, expected),
+        *_untestable(decontamination),
+    ]
     order = list(reversed(Severity))
     return [
         Finding(rule=rule, severity=severity, message=message, evidence=list(evidence))
@@ -88,13 +93,18 @@ def _by_task(decontamination: Decontamination, expected: Collection[str]) -> Ite
                 f"{task.numbers_only} of {task.documents} documents of {task.task} share nothing with a prompt but "
                 "all their numbers: a translation, the same exercise in another order, or a coincidence.",
             )
-        if task.untestable > UNTESTABLE * task.documents:
-            yield (
-                "untestable-documents",
-                Severity.INFO,
-                f"{task.untestable} of {task.documents} documents of {task.task} are too short or too much alike: "
-                "only a copy to the word would have been seen.",
-            )
+
+
+def _untestable(decontamination: Decontamination) -> Iterator[_Line]:
+    """One line for all tasks: it is about what the check cannot see."""
+    found = [task for task in decontamination.tasks if task.untestable > UNTESTABLE * task.documents]
+    if found:
+        named = ", ".join(f"{task.untestable} of {task.documents} of {task.task}" for task in found)
+        yield (
+            "untestable-documents",
+            Severity.INFO,
+            f"Too short or too much alike, so that only a copy to the word would have been seen: {named}.",
+        )
 
 
 def _contaminated(decontamination: Decontamination, task: TaskContamination) -> str:

@@ -97,18 +97,20 @@ def contamination(
             (), (), 0, (), (), None, "No check of the prompts against the evaluation documents is recorded."
         )
     payload, expected = found.payload, set(config.decontamination.expected)
-    clean = {item.task: item for item in comparison.payload.clean} if comparison else {}
+    clean = {item.task: item for item in comparison.payload.clean if item.flagged} if comparison else {}
     rows = tuple(
         _contamination_row(item.task, item.task in expected, item, clean.get(item.task), found.seq, comparison)
         for item in payload.tasks
     )
-    worst = [item for item in payload.overlaps if item.task not in expected]
+    # a document that only has a prompt's numbers is counted, and overlaps with nothing
+    worst = [item for item in payload.overlaps if item.task not in expected and (item.coverage or item.contaminated)]
     worst.sort(key=lambda item: (not item.contaminated, -item.coverage))
     facts = (
         measured("Method", payload.method, found.seq),
         measured("Prompts", f"{whole(payload.prompts)}, {whole(payload.words)} words", found.seq),
         measured("Prompts that contaminate a document", whole(payload.prompts_contaminated), found.seq),
-        measured("Prompts with any overlap", whole(payload.prompts_flagged), found.seq),
+        measured("Prompts that share words or characters with one", whole(payload.prompts_flagged), found.seq),
+        measured("Prompts that share its numbers only", whole(payload.prompts_numbers_only), found.seq),
         measured("Time", duration(payload.seconds), found.seq),
     )
     return Contamination(
