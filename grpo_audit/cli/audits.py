@@ -60,7 +60,8 @@ def decontaminate(project: Project, run_id: str, config: RunConfig, prompts: Pro
         project.append([NewEvent(found, run_id)])
         for item in findings(found, settings.expected):
             if item.severity is not Severity.INFO:
-                console.err.print(f"[yellow]{item.severity}[/yellow] {item.message}", soft_wrap=True)
+                console.err.print(str(item.severity), style="yellow", end=" ")
+                console.err.print(console.visible(item.message), markup=False, soft_wrap=True)
     if settings.if_contaminated == "stop":
         _stop(found, settings.expected)
 

@@ -51,7 +51,7 @@ class Bar:
         now = time.monotonic()
         if self.quiet and done != self.last_done and (now - self.last_print > QUIET_SECONDS or done == self.total):
             self.last_print, self.last_done = now, done
-            err.print(f"{self.name}: {done}/{self.total}  {note}", soft_wrap=True)
+            err.print(visible(f"{self.name}: {done}/{self.total}  {note}"), soft_wrap=True, markup=False)
 
     def of(self, done: int, total: int) -> None:
         """Set how much is done when the whole becomes known only now."""
@@ -90,7 +90,7 @@ def step_line(figures: StepOutcome, kl: float | None) -> str:
 
 def say(message: str) -> None:
     """One line about what happens next."""
-    err.print(f"[dim]{message}[/dim]", soft_wrap=True)
+    err.print(visible(message), style="dim", markup=False, soft_wrap=True)
 
 
 def summary(resolved: Resolved) -> None:
@@ -103,13 +103,13 @@ def summary(resolved: Resolved) -> None:
     for section, values in config.items():
         if isinstance(values, dict):
             text = ", ".join(f"{key}={_short(value)}" for key, value in values.items() if value is not None)
-            err.print(f"  {section:<11}{text}", soft_wrap=True, markup=False)
+            err.print(visible(f"  {section:<16}{text}"), soft_wrap=True, markup=False)
         elif isinstance(values, list):
             for item in values:
-                err.print(f"  {section:<11}{_short(item)}", soft_wrap=True, markup=False)
+                err.print(visible(f"  {section:<16}{_short(item)}"), soft_wrap=True, markup=False)
     if resolved.differences:
         text = ", ".join(f"{item.path} {item.preset} -> {item.value}" for item in resolved.differences)
-        err.print(f"  differs from the preset: {text}", soft_wrap=True, markup=False)
+        err.print(visible(f"  differs from the preset: {text}"), soft_wrap=True, markup=False)
 
 
 def _short(value: object) -> str:

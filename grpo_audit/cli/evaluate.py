@@ -18,6 +18,9 @@ from grpo_audit.cli.evaluation_bar import EvaluationBar
 from grpo_audit.config.sections import EvaluationConfig, ModelConfig
 from grpo_audit.errors import ConfigError
 
+WIDE = 100
+"""Columns a terminal needs to have room for the behaviour of each task; ``--json`` always has it."""
+
 if TYPE_CHECKING:
     from grpo_audit.record.identities import TaskPlan
     from grpo_audit_evals.run import TaskResult
@@ -103,14 +106,16 @@ def _run(suite: Suite, policy: Policy, weights: str, cache: Path | None) -> list
 
 
 def _show(suite: Suite, results: list[TaskResult]) -> None:
+    wide = console.out.width >= WIDE
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("evaluation", "behaviour", "n", "metric", "value", "empty", "truncated"):
+    for name in ("evaluation", *(["behaviour"] if wide else []), "n", "metric", "value", "empty", "truncated"):
         table.add_column(name, overflow="fold", no_wrap=name == "evaluation")
     plans = {plan.task: plan for plan in suite.plan.tasks}
     for item in (result.task for result in results):
         rates = ["-" if rate is None else f"{rate:.1%}" for rate in (item.empty_rate, item.truncated_rate)]
         value = _value(plans[item.task], item.metrics)
-        cells = [item.task, item.behaviour, str(item.documents), item.metric, value, *rates]
+        behaviour = [item.behaviour] if wide else []
+        cells = [item.task, *behaviour, str(item.documents), item.metric, value, *rates]
         table.add_row(*(Text(console.visible(cell)) for cell in cells))
     console.out.print(table)
     for task in suite.tasks:

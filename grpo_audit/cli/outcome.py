@@ -154,8 +154,8 @@ def finish(
                 if not item.passed:
                     console.out.print(f"  {visible(item.name)}: {visible(found_words(item))}", markup=False)
         console.out.print(verdict_line(verdict), soft_wrap=True)
-        console.out.print(f"report      {paths.html}", soft_wrap=True)
-        console.out.print(f"model card  {paths.card}", soft_wrap=True)
-        console.out.print(f"record      {without_password(db)}", soft_wrap=True)
+        console.out.print(f"report      {paths.html}", soft_wrap=True, markup=False)
+        console.out.print(f"model card  {paths.card}", soft_wrap=True, markup=False)
+        console.out.print(f"record      {without_password(db)}", soft_wrap=True, markup=False)
     if verdict.exit_code != ExitCode.OK:
         raise typer.Exit(verdict.exit_code)
