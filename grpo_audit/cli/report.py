@@ -16,9 +16,7 @@ def report(
     folder: Folder = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(
-            "--against", metavar="RUN", help="Set the weights beside those of this run. Repeatable."
-        ),
+        typer.Option("--against", metavar="RUN", help="Set the weights beside those of this run. Repeatable."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -170,8 +170,8 @@ class SecondCheck:
         table = (recorded.both, recorded.neither, recorded.only_first, recorded.only_second)
         stated = (*table, recorded.failures, recorded.inapplicable, recorded.unreadable)
         self._tally.saw(len(codes))
-        # a call that failed for want of time may succeed here, and the reverse; texts may have been erased since: no more
-        # rollouts than these may be elsewhere
+        # a call that failed for want of time may succeed here, and the reverse; texts may have been erased since: no
+        # more rollouts than these may be elsewhere
         erased = counts[_UNREADABLE] - stated[_UNREADABLE]
         leeway = stated[_FAILED] + counts[_FAILED] + erased
         moved = sum(abs(one - other) for one, other in zip(stated[:_FAILED], counts[:_FAILED], strict=True))
