@@ -263,7 +263,8 @@ class _Run:
                 behaviour=behaviour,
                 metric=metric,
                 documents=_DOCUMENTS,
-                metrics={metric: sum(right) / _DOCUMENTS, "length": 20.25},
+                metrics={metric: sum(right) / _DOCUMENTS, "length": 20.25}
+                | ({"confidence": 0.525} if task == "knowledge" else {}),
                 empty_rate=0.0,
                 truncated_rate=1 / _DOCUMENTS,
                 weights_digest=weights,
@@ -289,7 +290,8 @@ class _Run:
             prompt_hash=digest(prompt),
             target=str(number),
             prediction=str(number) if right else response[:40],
-            metrics={metric: float(right), "length": float(len(response))},
+            metrics={metric: float(right), "length": float(len(response))}
+            | ({"confidence": 0.25 + 0.05 * number} if likelihood else {}),
             completion_tokens=None if likelihood else len(response),
             finish_reason="likelihood" if likelihood else "length" if number == 1 else "stop",
         )

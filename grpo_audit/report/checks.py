@@ -13,6 +13,7 @@ from grpo_audit.record.events import Comparison, RunRegistered
 from grpo_audit.report.evidence import Absence, Evidence, Fact, Source, absent, measured, nothing
 from grpo_audit.report.model_checks import (
     Beside,
+    CalibrationRow,
     Contamination,
     ContaminationRow,
     ControlRow,
@@ -274,10 +275,10 @@ def _regraded(entry: Entry[RewardRegraded]) -> RegradeRow:
 # --- beside the headline ----------------------------------------------------------------------------------------------
 
 
-def beside(comparison: Entry[Comparison] | None) -> Beside:
-    """Other metrics, lengths and corrected rates of the comparison."""
+def beside(comparison: Entry[Comparison] | None, calibration: tuple[CalibrationRow, ...]) -> Beside:
+    """Other metrics, lengths and corrected rates of the comparison, and how sure the model is."""
     if comparison is None:
-        return Beside((), (), (), nothing("no comparison was recorded"))
+        return Beside((), (), (), calibration, nothing("no comparison was recorded"))
     found = comparison.payload
     return Beside(
         secondary=tuple(
@@ -296,6 +297,7 @@ def beside(comparison: Entry[Comparison] | None) -> Beside:
         ),
         lengths=tuple(LengthRow(**item.model_dump()) for item in found.lengths),
         corrected=tuple(_corrected(item) for item in found.corrected),
+        calibration=calibration,
         source=Source(Evidence.MEASURED, (comparison.seq,)),
     )
 

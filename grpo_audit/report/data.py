@@ -32,6 +32,7 @@ from grpo_audit.record.events import (
 )
 from grpo_audit.report import checks, examples
 from grpo_audit.report.budget import budget
+from grpo_audit.report.calibration import calibration
 from grpo_audit.report.coverage import coverage, standard_rows
 from grpo_audit.report.evidence import Evidence, Fact, Source, derived, measured, series
 from grpo_audit.report.fields import PROMPT_CHECKS, fact, stages_before
@@ -113,7 +114,7 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
         ),
         release=released,
         gates=held,
-        beside=checks.beside(comparison),
+        beside=checks.beside(comparison, calibration(session, run.run_id, tasks)),
         contamination=checks.contamination(reader.newest(Decontamination), comparison, config),
         audit=audit,
         training=trained,

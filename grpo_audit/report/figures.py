@@ -14,6 +14,8 @@ from grpo_audit.report.svg import Drawing, Ink, settings, to_svg
 from grpo_audit.report.visible import label, plain
 
 _WIDTH = 4.7
+TASK_CHARACTERS = 35
+"""What fits beside a row, with the mark of the better direction."""
 _STANDING = {Standing.GOOD: Ink.GREEN, Standing.BAD: Ink.VERMILION, Standing.OPEN: Ink.OCHRE, Standing.QUIET: Ink.BLUE}
 
 
@@ -29,7 +31,7 @@ def release_figures(data: ReportData) -> tuple[Drawing, ...]:
 def _row_figure(rows: Sequence[ReleaseRow], xlabel: str) -> tuple[Figure, Any]:
     height = 0.55 + 0.33 * len(rows)
     drawing = Figure(figsize=(_WIDTH, height))
-    axes = drawing.add_axes((0.37, 0.42 / height, 0.61, 1 - 0.50 / height))
+    axes = drawing.add_axes((0.42, 0.42 / height, 0.56, 1 - 0.50 / height))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -40,7 +42,7 @@ def _row_figure(rows: Sequence[ReleaseRow], xlabel: str) -> tuple[Figure, Any]:
         name = label(row.behaviour)
         direction = "" if row.higher_is_better else " (↓ better)"
         _beside(axes, position, name[:1].upper() + name[1:], above=True)
-        _beside(axes, position, label(row.task, 32) + direction, above=False)
+        _beside(axes, position, label(row.task, TASK_CHARACTERS - len(direction)) + direction, above=False)
     return drawing, axes
 
 

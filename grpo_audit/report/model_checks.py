@@ -235,12 +235,33 @@ class CorrectedRow:
 
 
 @dataclass(frozen=True)
+class CalibrationRow:
+    """Confidence against accuracy on one task, before or after."""
+
+    task: str
+    phase: str
+    documents: int
+    confidence: float
+    """Mean probability of the answers given."""
+
+    accuracy: float
+    expected_error: float
+    """Expected calibration error: mean distance of confidence and accuracy over ten bins."""
+
+    curve: tuple[tuple[float, float, int, float, float], ...]
+    """Bins: from, to, documents, mean confidence, accuracy."""
+
+    source: Source
+
+
+@dataclass(frozen=True)
 class Beside:
     """What was measured beside the headline; every figure rests on the comparison."""
 
     secondary: tuple[SecondaryRow, ...]
     lengths: tuple[LengthRow, ...]
     corrected: tuple[CorrectedRow, ...]
+    calibration: tuple[CalibrationRow, ...]
     source: Source
 
 

@@ -255,3 +255,15 @@ def test_rollouts_are_never_loaded(made: Any, record: Project) -> None:
     for text in touching:
         bounded = "LIMIT" in text or "GROUP BY" in text or "reward.seq = ?" in text
         assert bounded, text
+
+
+def test_calibration_is_that_of_the_samples(made: Any) -> None:
+    """Tasks with a confidence and a verdict on each document have their calibration error, before and after, as the
+    mean distance over bins gives it; other tasks have none."""
+    rows = made.data.beside.calibration
+    assert [(row.task, row.phase) for row in rows] == [("knowledge", "pre"), ("knowledge", "post")]
+    for row in rows:
+        assert row.documents == sum(bin[2] for bin in row.curve) == 12
+        error = sum(count * abs(sure - right) for _, _, count, sure, right in row.curve) / row.documents
+        assert row.expected_error == pytest.approx(error)
+        assert row.confidence == pytest.approx(0.525)

@@ -8,11 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from grpo_audit.report.curves import MAX_POINTS, condense, training_figures
 from grpo_audit.report.evidence import Evidence, Source
-from grpo_audit.report.figures import release_figures
+from grpo_audit.report.figures import _row_figure, release_figures
 from grpo_audit.report.model import ReportData, StepSeries
+from grpo_audit.report.svg import settings
 
 
 def series(steps: int, *, kl_every: int = 5) -> StepSeries:
@@ -109,3 +111,18 @@ def test_condensing_keeps_the_extremes(values: list[float | None], limit: int) -
         assert all(
             low - 1e-6 <= mean <= high + 1e-6 for low, mean, high in zip(curve.low, curve.mean, curve.high, strict=True)
         )
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("task", ["builtin_contamination_probe", "builtin_hazard_knowledge", "release_" + "wmdp" * 20])
+def test_no_label_of_a_task_is_cut_at_the_edge(data: ReportData, task: str, higher: bool) -> None:
+    """The names beside the rows, with the mark of the better direction, lie inside of the drawing."""
+    row = replace(
+        data.release.rows[0], task=task, behaviour="refusal calibration (over-refusal)", higher_is_better=higher
+    )
+    with settings():
+        drawing, _ = _row_figure([row], "value")
+        canvas = FigureCanvasAgg(drawing)
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        assert min(text.get_window_extent(renderer).x0 for text in drawing.axes[0].texts) >= 0
