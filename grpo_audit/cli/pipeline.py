@@ -5,6 +5,7 @@ that was killed goes on where it stopped.
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from grpo_audit.catalogue.links import broken_links, check_links
 from grpo_audit.cli import audits, console
+from grpo_audit.cli.evaluation_bar import EvaluationBar
 from grpo_audit.cli.prepare import Prepared, registration
 from grpo_audit.cli.witness import ask_witnesses
 from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
@@ -185,22 +187,21 @@ class Pipeline:
         done = self.evaluated(phase)
         todo = [task.task for task in suite.plan.tasks if task.task not in done]
         if not todo:
+            self._forget_answers()
             return
         documents = {task.task: task.documents for task in suite.plan.tasks}
         total, finished = sum(documents.values()), sum(documents[name] for name in done)
         start = time.monotonic()
         with EnergyMeter() as energy, console.bar(f"evaluate ({phase})", total, start=finished) as bar:
-
-            def on_progress(task: str, done: int, _: int) -> None:
-                bar.update(finished + done, task)
-
+            shown = EvaluationBar(bar, finished=finished)
             for result in evaluate(
                 suite,
                 policy,
                 phase=phase,
                 weights_digest=digest,
                 only=todo,
-                on_progress=on_progress,
+                on_task_start=shown.start,
+                on_progress=shown.progress,
                 cache=self.folder / ANSWERS,
             ):
                 events = [
@@ -208,13 +209,18 @@ class Pipeline:
                     for item in result.samples
                 ]
                 self.project.append([*events, NewEvent(result.task, self.run_id)])
-                finished += documents[result.task.task]
-                bar.update(finished, result.task.task)
+                shown.finish(result.task.task, documents[result.task.task])
+        self._forget_answers()
         figures = {"documents": float(total)}
         seconds = time.monotonic() - start
         self.append(
             PhaseFinished(phase=phase, attempt=self.attempt, seconds=seconds, figures=figures, energy=energy.so_far())
         )
+
+    def _forget_answers(self) -> None:
+        """The record has them all now; the files hold answers in plain text, and erasing does not reach them."""
+        if (self.folder / ANSWERS).is_dir():
+            shutil.rmtree(self.folder / ANSWERS)
 
     def check_inputs(self) -> None:
         """Prompts against the evaluation, rewards against the probes; before step 0."""

@@ -68,7 +68,7 @@ def refuse_unknown(config: RunConfig, plan: EvaluationPlan | None) -> None:
             f"gates.{number} ({gate.name}) is about a figure that this run cannot have",
             found=gate.figure,
             expected=f"something like {', '.join(near)}" if near else "a figure of this run",
-            next_step="grpo-audit gate --figures RUN lists the figures of a finished run; docs/gates.md explains them",
+            next_step="docs/gates.md explains the figures; --set gates=[] leaves the recipe's gates out",
         )
 
 

@@ -159,7 +159,8 @@ class Gathered:
         if "decontamination" not in registered.config:
             return
         config = RunConfig.model_validate(registered.config, strict=False)
-        self._expected = frozenset(config.decontamination.expected)
+        planned = {task.task for task in registered.evaluation.tasks} if registered.evaluation else set()
+        self._expected = frozenset(config.decontamination.expected) & planned
         self._trained_on = frozenset(reward.name for reward in config.rewards if reward.role == "train")
 
     def evidence(self, rollouts: Iterable[tuple[int, Rollout]], limits: Limits | None = None) -> RunEvidence:

@@ -48,6 +48,11 @@ def secondary_comparisons(
     ]
 
 
+def _plain(metric: str) -> str:
+    """The task's own name of a metric: without its filter, and without the k of ``pass@k``."""
+    return metric.split(" pass@", 1)[0].split(",", 1)[0]
+
+
 def benjamini_hochberg(values: Sequence[float | None]) -> list[float | None]:
     """Adjusted p values, in the order given; None stays None and counts as 1."""
     if not values:
@@ -79,7 +84,7 @@ def _row(item: _Tested, adjusted: float | None, alpha: float, directions: Mappin
         task=item.task.task,
         metric=item.metric,
         behaviour=item.task.behaviour,
-        higher_is_better=directions.get(item.metric, directions.get(item.metric.split(",", 1)[0])),
+        higher_is_better=directions.get(item.metric, directions.get(_plain(item.metric))),
         documents=documents,
         pre=pre,
         post=post,

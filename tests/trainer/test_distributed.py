@@ -221,6 +221,7 @@ def test_a_whole_run_in_two_processes(tmp_path: Path) -> None:
     settings = {
         "model.lora": "{rank: 4}", "training.steps": 2, "training.snapshot_every": 1, "sampling.prompts_per_step": 3,
         "sampling.max_completion_tokens": 16, "evaluation.limit": 2, "evaluation.tasks": "[builtin_arithmetic]",
+        "gates": "[]", "evaluation.margins": "{}",
     }  # fmt: skip
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     done = torchrun("-m", "grpo_audit", "run", "--json", *options, cwd=tmp_path, **FSDP)
