@@ -14,6 +14,7 @@ from grpo_audit.cli.gates import gate_line, gate_table
 from grpo_audit.cli.runs import DEFAULT_DB, Db, Json
 from grpo_audit.errors import ConfigError, ExitCode, VerificationError
 from grpo_audit.ledger.project import Project
+from grpo_audit.ledger.runs import RunState
 from grpo_audit.record.events import EventKind
 from grpo_audit.stats.evidence import read_figures
 from grpo_audit.stats.figures import Figure
@@ -37,10 +38,12 @@ def gate(
     [dim]  - {name: learns the task, figure: eval.builtin_countdown.difference, at_least: 0.1}[/dim]
 
     Everything is computed again from the record. Exit code 0: all gates hold. 7: one does not, or its figure is
-    missing. 2: the run has no gates. 1: the record states another result than follows from it.
+    missing. 3: all hold so far, but the run is unfinished. 2: the run has no gates. 1: the record states another
+    result than follows from it.
     """
     with Project.open(db, mode="read") as project:
-        run_id = project.find_run(run).run_id
+        overview = project.find_run(run)
+        run_id = overview.run_id
         found = read_figures(project, run_id)
         if figures:
             _list(found, json=json)
@@ -65,6 +68,14 @@ def gate(
         )
     if not result.passed:
         raise typer.Exit(ExitCode.GATE_FAILED)
+    if overview.state is not RunState.SEALED:
+        console.err.print(
+            f"grpo-audit: Run {run_id} is unfinished ({overview.state}): these gates were held against what there is "
+            "so far, and that is no pass. Finish it with: grpo-audit run --resume.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(ExitCode.UNSEALED)
 
 
 def _list(found: dict[str, Figure], *, json: bool) -> None:

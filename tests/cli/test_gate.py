@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,37 @@ def test_a_gate_that_fails_or_has_no_figure_ends_with_7(workplace, gates: str, s
     done = workplace.run("gate")
     assert done.returncode == ExitCode.GATE_FAILED
     assert "GATES FAIL" in done.stdout and said in done.stdout
+
+
+def test_an_unfinished_run_passes_no_gate(workplace) -> None:
+    """Findings are made at the end: a run that was killed before has none, and `findings.error at most 0` would let
+    it through. `gate` ends with 3, as `verify` does."""
+    text = (workplace.folder / "recipe.yaml").read_text()
+    gates = "gates: [{name: no errors, figure: findings.error, at_most: 0}]\n"
+    (workplace.folder / "recipe.yaml").write_text(
+        text[: text.index("gates:")].replace("steps: 4", "steps: 400") + gates
+    )
+    started = workplace.start("run", "recipe.yaml")
+    try:
+        wait_for(workplace.folder / "runs" / "record.db", "reward.probed")
+    finally:
+        started.kill()
+        started.communicate()
+    done = workplace.run("gate")
+    assert done.returncode == ExitCode.UNSEALED, done.stdout
+    assert "unfinished" in done.stderr and "--resume" in done.stderr
+
+
+def wait_for(record: Path, kind: str, seconds: float = 60.0) -> None:
+    """Until an event of this kind is in the record."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if record.exists():
+            with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(record)) as database:
+                if database.execute("select 1 from event where kind = ?", (kind,)).fetchone():
+                    return
+        time.sleep(0.02)
+    raise AssertionError(f"no {kind} within {seconds} s")
 
 
 def test_a_gate_about_nothing_is_refused_before_anything_is_written(workplace) -> None:
