@@ -36,7 +36,7 @@ def bundle(
         typer.Option("--with-weights", help="Put the saved model in, too: it can then be checked, and is as large."),
     ] = False,
     without_text: Annotated[
-        bool, typer.Option("--without-text", help="Leave out prompts, completions, answers and token ids.")
+        bool, typer.Option("--without-text", help="Leave out prompts, completions, answers, token ids, and the report.")
     ] = False,
     exports: Annotated[
         Path | None, typer.Option("--exports", help="Folder with what grpo-audit export wrote, to put in.")

@@ -93,7 +93,9 @@ def write_bundle(
     try:
         with store.connect() as connection, storage_errors(f"Cannot read the files of run {run_id}"):
             log = BundledLog(connection, store.name, run_id, without_text=options.without_text)
-            files, withheld = run_files(log.named_files, folder, with_weights=options.with_weights)
+            files, withheld = run_files(
+                log.named_files, folder, with_weights=options.with_weights, without_text=options.without_text
+            )
             members: _Members = dict(log.members())
             members |= {FILES + name: partial(_file_pieces, path) for name, path in files.items()}
             if options.exports is not None:

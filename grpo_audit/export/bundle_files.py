@@ -50,8 +50,11 @@ class RunFiles:
                 )
 
 
-def run_files(named: RunFiles, folder: Path, *, with_weights: bool) -> tuple[dict[str, Path], list[WithheldFile]]:
-    """Files of the run folder by their path in it, and what the record names but the bundle will lack.
+def run_files(
+    named: RunFiles, folder: Path, *, with_weights: bool, without_text: bool
+) -> tuple[dict[str, Path], list[WithheldFile]]:
+    """Files of the run folder by their path in it, and what the record names but the bundle will lack. What was
+    rendered from the record quotes texts: ``without_text`` leaves it out.
 
     Snapshots are for replay on the machine that has them; they are never bundled.
     """
@@ -72,7 +75,11 @@ def run_files(named: RunFiles, folder: Path, *, with_weights: bool) -> tuple[dic
     for snapshot in named.snapshots:
         withheld[snapshot.location] = WithheldFile(name=snapshot.location, why="not asked for")
     for name in RENDERED:
-        if _inside(folder, name) is not None:
+        if _inside(folder, name) is None:
+            continue
+        if without_text:
+            withheld[name] = WithheldFile(name=name, why="not asked for")
+        else:
             files[name] = folder / name
     return files, [withheld[name] for name in sorted(withheld)]
 

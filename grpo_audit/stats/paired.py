@@ -16,6 +16,9 @@ from grpo_audit.stats.secondary import secondary_comparisons
 
 __all__ = ["PairedResult", "Side", "compare", "compare_earlier", "documents_digest"]
 
+NOT_SEEN = "evaluation-did-not-see-the-weights"
+"""Rule of the finding that different weights gave the same answers throughout."""
+
 
 @dataclass(frozen=True)
 class PairedResult:
@@ -94,7 +97,7 @@ def _saw_the_weights(pre: Side, post: Side, pairs: Mapping[str, Sequence[Pair]])
                 return []
     return [
         Finding(
-            rule="evaluation-did-not-see-the-weights",
+            rule=NOT_SEEN,
             severity=Severity.ERROR,
             message=(
                 f"The weights differ ({pre.weights[:19]}... and {post.weights[:19]}...), but all "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ def test_a_real_run_is_recomputed_whole(finished: Any) -> None:
     found = checks(done.stdout)
     assert {number: found[number] for number in range(20, 32) if found[number][0] != "passed"} == {}
     assert done.returncode == 0
+
+
+def test_a_bundle_without_text_fails_nothing_and_quotes_nothing(copied: Any) -> None:
+    """What rests on withheld answers is not confirmed, which is said, and is no failure; the report, which quotes
+    prompts and completions, stays out."""
+    findings = json.loads((next((copied.folder / "runs").glob("*/report.json"))).read_text())["report"]["findings"]
+    assert "evaluation-did-not-see-the-weights" in json.dumps(findings), "the run no longer has the finding it is about"
+    made = copied.run("bundle", "--without-text", "--to", "bundle.zip")
+    assert made.returncode == 0, made.stderr
+    shutil.rmtree(copied.folder / "runs")
+    done = copied.run("verify", "bundle.zip", "--level", "L1", "--json")
+    found = checks(done.stdout)
+    assert {number: check for number, check in found.items() if check[0] == "failed"} == {}
+    assert "evaluation-did-not-see-the-weights" in found[30][1]
+    with zipfile.ZipFile(copied.folder / "bundle.zip") as archive:
+        assert not [name for name in archive.namelist() if b"Say one" in archive.read(name)]
 
 
 def test_a_bundle_is_recomputed_whole(copied: Any) -> None:

@@ -27,12 +27,13 @@ from grpo_audit.record.events import (
     TaskPlan,
     Verdict,
 )
+from grpo_audit.refusal.findings import RULE as STYLE_CHANGED
 from grpo_audit.stats.clean import flagged_documents
-from grpo_audit.stats.paired import PairedResult, Side, compare, compare_earlier
+from grpo_audit.stats.paired import NOT_SEEN, PairedResult, Side, compare, compare_earlier
 from grpo_audit.stats.protocol import directions
 from grpo_audit.verify.recompute.compare import same, shown
 from grpo_audit.verify.recompute.evaluation import EvaluationCheck
-from grpo_audit.verify.recompute.refusals import check_refusals
+from grpo_audit.verify.recompute.refusals import check_refusals, made_by_others
 from grpo_audit.verify.verdict import Tally
 
 _LIBRARY_TOLERANCE = 1e-6
@@ -54,6 +55,9 @@ class ComparisonCheck:
         self._contamination: Decontamination | None = None
         self.findings: tuple[Finding, ...] = ()
         """What the comparison itself noticed."""
+        self.unknown: frozenset[str] = frozenset()
+        """Rules of findings that rest on answers which cannot be read here: erased, withheld, or judged by another
+        detector."""
 
     def contamination(self, found: Decontamination) -> None:
         """The newest contamination check so far: the clean subset rests on it."""
@@ -80,6 +84,10 @@ class ComparisonCheck:
         if anew is None:
             return
         self.findings = anew.findings
+        if evaluation.erased_responses:
+            self.unknown = frozenset({NOT_SEEN, STYLE_CHANGED})
+        elif evaluation.judged is not None and made_by_others(recorded, evaluation.judged):
+            self.unknown = frozenset({STYLE_CHANGED})
         for side, one, other in (
             ("before", recorded.pre_weights, anew.comparison.pre_weights),
             ("after", recorded.post_weights, anew.comparison.post_weights),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from grpo_audit.preflight.inspect import PREFIX
 from grpo_audit.record.events import Finding, Payload, Rollout
@@ -42,17 +42,21 @@ class FindingCheck:
         """Whether there is a comparison."""
         return self._gathered.comparison is not None
 
-    def finish(self, of_comparison: Sequence[Finding], *, sealed: bool) -> None:
-        """Derive and compare, once the run is past its comparison."""
+    def finish(self, of_comparison: Sequence[Finding], unknown: Collection[str], *, sealed: bool) -> None:
+        """Derive and compare, once the run is past its comparison. Rules that are ``unknown`` cannot be derived here:
+        what is recorded of them is neither confirmed nor denied, and it is said."""
         if not sealed and not self.compared:
             self._tally.nothing("the run is not that far")
             return
         fine = [] if self._fine is None else [self._fine] * self._num_fine
         evidence = self._gathered.evidence([*self._failed, *fine])
-        expected = [*of_comparison, *derive(evidence)]
+        expected = [item for item in (*of_comparison, *derive(evidence)) if item.rule not in unknown]
+        recorded = [item for item in self._recorded if item.rule not in unknown]
+        if unknown:
+            self._tally.remark(f"not derived, the answers cannot be read here: {', '.join(sorted(unknown))}")
         self._tally.saw(len(expected) + 1)
-        missing = [item for item in expected if item not in self._recorded]
-        extra = [item for item in self._recorded if item not in expected]
+        missing = [item for item in expected if item not in recorded]
+        extra = [item for item in recorded if item not in expected]
         for item in missing:
             self._tally.wrong(
                 f"{item.severity} {item.rule} follows from the record and is not recorded so: {item.message:.100}"

@@ -207,7 +207,7 @@ class _Procedure:
             self._comparison.finish(sealed=self._sealed, compared=self._findings.compared)
             assert self._contamination is not None
             self._contamination.finish(sealed=self._sealed)
-            self._findings.finish(self._comparison.findings, sealed=self._sealed)
+            self._findings.finish(self._comparison.findings, self._comparison.unknown, sealed=self._sealed)
             assert self._config is not None and self._probes is not None
             self._gates.finish(self._config, sealed=self._sealed)
             self._probes.finish(trained=self._trained)

@@ -16,13 +16,18 @@ _QUANTILES = 1e-6
 of the library."""
 
 
+def made_by_others(recorded: Comparison, judged: Judgements) -> set[str]:
+    """Detectors other than this version's that recorded rates were made by."""
+    return {rate.detector for rate in recorded.corrected} - {judged.detector.identity}
+
+
 def check_refusals(seq: int, recorded: Comparison, judged: Judgements, tally: Tally) -> list[Finding]:
     """Compare the corrected rates; returns the findings about the style of refusing that follow from the answers.
 
     Rates of another detector than this version's, or of answers that were erased, are not recomputed, and it is said.
     """
     stated = {rate.task: rate for rate in recorded.corrected}
-    other = {rate.detector for rate in recorded.corrected} - {judged.detector.identity}
+    other = made_by_others(recorded, judged)
     if other:
         tally.remark(f"refusal rates not recomputed: made by the detector {sorted(other)[0]:.60}")
         return []
