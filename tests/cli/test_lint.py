@@ -58,7 +58,7 @@ def test_lint_names_what_is_wrong_and_ends_as_bad_input(workplace) -> None:
         assert part in text
     assert "1 error, 1 warning" in text
     assert sorted(path.name for path in workplace.folder.iterdir()) == [
-        "model", "prompts.jsonl", "recipe.yaml", "rewards.py", "suite",
+        "model", "prompts.jsonl", "recipe.yaml", "rewards.py", "second.py", "suite",
     ]  # fmt: skip
 
 
