@@ -16,8 +16,9 @@ from grpo_audit.catalogue.links import broken_links, check_links
 from grpo_audit.cli import audits, console
 from grpo_audit.cli.evaluation_bar import EvaluationBar
 from grpo_audit.cli.prepare import Prepared, registration
+from grpo_audit.cli.resuming import refuse_changes
 from grpo_audit.cli.witness import ask_witnesses
-from grpo_audit.errors import ConfigError, GrpoAuditError, StorageError
+from grpo_audit.errors import GrpoAuditError, StorageError
 from grpo_audit.ledger.project import NewEvent, Project
 from grpo_audit.preflight.inspect import PREFIX, Finding as Noticed
 from grpo_audit.prompts.canonical import index_lines
@@ -32,7 +33,6 @@ from grpo_audit.record.events import (
     Payload,
     Phase,
     PhaseFinished,
-    RewardIdentity,
     RunAborted,
     RunRegistered,
     RunResumed,
@@ -143,7 +143,7 @@ class Pipeline:
         """Start a new attempt where the record and the snapshots on disk say; returns the snapshot to go on from."""
         registered = self.last(EventKind.RUN_REGISTERED)
         assert isinstance(registered, RunRegistered)
-        _refuse_changes(registered, registration(self.prepared))
+        refuse_changes(registered, registration(self.prepared))
         resumed = self.last(EventKind.RUN_RESUMED)
         self.attempt = (resumed.attempt if isinstance(resumed, RunResumed) else 1) + 1
         snapshot = self._newest_snapshot()
@@ -377,35 +377,3 @@ class Pipeline:
 def new_run_id(name: str) -> str:
     """``NAME-YYYYMMDD-HHMMSS-xxxx`` in UTC."""
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _refuse_changes(before: RunRegistered, now: RunRegistered) -> None:
-    """A run goes on with what was registered before step 0, or not at all."""
-    pairs = {
-        "base model weights": (before.model.weights_digest, now.model.weights_digest),
-        "tokenizer": (before.model.tokenizer_digest, now.model.tokenizer_digest),
-        "chat template": (before.model.chat_template_digest, now.model.chat_template_digest),
-        "prompt set": (before.prompts.digest, now.prompts.digest),
-        "reward sources": (_sources(before.rewards), _sources(now.rewards)),
-        "second verifiers": (_sources(before.seconds), _sources(now.seconds)),
-        "evaluation protocol": (_protocol(before), _protocol(now)),
-    }
-    for what, (registered, found) in pairs.items():
-        if registered != found:
-            raise ConfigError(
-                f"The {what} changed since the run was registered",
-                found=str(found),
-                expected=str(registered),
-                next_step="Put the registered one back, or start a new run",
-            )
-
-
-def _sources(identities: Sequence[RewardIdentity]) -> str:
-    return ", ".join(
-        f"{item.name} {item.source_digest} {sorted(item.modules.items())} {sorted(item.options.items())}"
-        for item in identities
-    )
-
-
-def _protocol(registered: RunRegistered) -> str:
-    return registered.evaluation.protocol_digest if registered.evaluation else "none"

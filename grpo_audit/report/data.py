@@ -45,6 +45,7 @@ from grpo_audit.report.others import others
 from grpo_audit.report.provenance import card_facts, environment_facts, lineage, notice, prompt_facts
 from grpo_audit.report.rejections import rejections
 from grpo_audit.report.release import release
+from grpo_audit.report.reward_audit import audit_sentence, reward_audit
 from grpo_audit.report.training import read_steps, training
 from grpo_audit.report.verdict import LIMITS, verdict_box
 from grpo_audit.report.visible import shortened
@@ -84,7 +85,7 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
     steps = read_steps(reader.entries(Step))
     released = release(registered, tasks, comparison, saved)
     held = checks.gates(registered, config, reader.newest(GatesChecked))
-    audit = checks.reward_audit(reader, list(reader.entries(RewardProbed)), list(reader.entries(RewardRegraded)))
+    audit = reward_audit(reader, list(reader.entries(RewardProbed)), list(reader.entries(RewardRegraded)))
     trained = training(steps, config.training.steps)
     described = method(registered, config)
     rewards = reward_sources(registered, _source_texts(reader, artifacts))
@@ -108,7 +109,7 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
             released,
             comparison,
             held,
-            checks.audit_sentence(audit),
+            audit_sentence(audit),
             verification,
             reader.project.head,
         ),
