@@ -56,6 +56,17 @@ def verifiers_disagree(evidence: RunEvidence) -> list[Finding]:
     findings = []
     limits = evidence.limits
     for seq, regraded in evidence.regraded:
+        asked = regraded.rollouts + regraded.failures
+        if regraded.failures > limits.reward_errors * asked:
+            findings.append(
+                noticed(
+                    "second-verifier-failed",
+                    Severity.WARNING,
+                    f"{regraded.second} failed on {regraded.failures} of {asked} rollouts: of these it is not known "
+                    f"whether {regraded.source} rewards what it should not.",
+                    [seq],
+                )
+            )
         if not regraded.rollouts:
             continue
         share = regraded.only_first / regraded.rollouts

@@ -158,3 +158,11 @@ def test_a_shadow_that_falls_while_the_reward_rises_is_a_finding(steps: list[tup
 def test_records_of_before_are_not_judged_by_the_new_rule() -> None:
     """Where the record does not say which sources trained, nothing is a shadow."""
     assert derive(RunEvidence(steps=course(-0.2))) == []
+
+
+@pytest.mark.parametrize(("graded", "failures", "said"), [(0, 48, True), (80, 20, True), (95, 5, False)])
+def test_a_second_verifier_that_fails_is_no_agreement(graded: int, failures: int, said: bool) -> None:
+    """One that hangs or raises on more than a tenth of the rollouts has not looked at them, and the run says so."""
+    second = regraded(0, early=None, late=None, rollouts=graded).model_copy(update={"failures": failures})
+    rules = [finding.rule for finding in found(regraded=[(9, second)])]
+    assert rules == (["second-verifier-failed"] if said else [])

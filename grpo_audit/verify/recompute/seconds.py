@@ -180,7 +180,8 @@ class SecondCheck:
             self._tally.wrong(f"{where}: {list(stated)}, run again {counts} ({names})")
             return
         if leeway:
-            self._tally.remark(f"{where}: {leeway} rollouts could not be graded; shares and examples not compared")
+            ungraded = max(stated[_FAILED], counts[_FAILED]) + erased
+            self._tally.remark(f"{where}: {ungraded} rollouts could not be graded; shares and examples not compared")
             return
         self._ends(where, recorded, steps, chosen)
 
