@@ -39,7 +39,7 @@ class GrpoAuditError(Exception):
             parts.append(f"expected {expected}")
         line = "; ".join(part.strip().rstrip(".") for part in parts)
         if next_step:
-            line += f". {next_step.strip().rstrip('.')}"
+            line += f"{'' if line.endswith('?') else '.'} {next_step.strip().rstrip('.')}"
         super().__init__(" ".join(line.split()) + ".")
 
 

@@ -122,7 +122,7 @@ def _of_function(source: str, options: dict[str, Any], prompts: Path | None, fie
         config = RewardConfig(name=_name(source), source=source, options=options)
     except ValidationError as error:
         problem = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"{source} is no reward source", found=problem) from error
+        raise ConfigError(f"{source} is no reward source: {problem}") from error
     if prompts is not None:
         return _Work(config, here, load(PromptConfig(source=str(prompts), fields=fields), here).rows, ProbeConfig())
     rows = _default(config, here)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from grpo_audit.cli import console
+from grpo_audit.cli.probe import _of_function
+from grpo_audit.errors import ConfigError
 
 HOSTILE = "a[/b]\x1b[2J[red]\u202e"
 SEEN = r"a[/b]\x1b[2J[red]\u202e"
@@ -25,3 +27,11 @@ def test_names_are_shown_as_they_are_and_do_nothing(
     """A task's name is no markup and no command to the terminal: it is printed, with what cannot be seen escaped."""
     speak()
     assert SEEN in capsys.readouterr().err
+
+
+def test_an_error_reads_as_sentences() -> None:
+    """A question keeps its mark and gets no full stop after it; what is expected is not called found."""
+    assert str(ConfigError("Which prompts?", next_step="Name a file")) == "Which prompts? Name a file."
+    assert str(ConfigError("No.", found="a", next_step="Do b.")) == "No; found a. Do b."
+    with pytest.raises(ConfigError, match=r"^bad\.py is no reward source: expected 'package"):
+        _of_function("bad.py", {}, None, {})
