@@ -31,6 +31,8 @@ def _strategy(annotation: Any) -> st.SearchStrategy[Any]:
     if origin is Annotated:
         if arguments[0] is float:  # the only constraint on a number: not negative
             return st.floats(min_value=0, allow_infinity=False)
+        if arguments[0] is int:
+            return st.integers(0, 2**53 - 1)
         return st.binary(min_size=32, max_size=32).map(lambda data: "sha256:" + data.hex())  # Digest
     if origin is Literal:
         return st.sampled_from(arguments)
