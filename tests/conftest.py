@@ -12,7 +12,6 @@ import pytest
 from hypothesis import settings
 from postgres_server import PostgresServer, find_programs
 
-
 settings.register_profile("suite", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("suite")
 
