@@ -76,9 +76,10 @@ class Tokens:
         places = np.flatnonzero(self.numbers)
         hashes = self.values[places]
         first, length = self.points[self.starts[places]], self.ends[places] - self.starts[places]
-        separators = np.concatenate([[0], np.cumsum((self.points == 44) | (self.points == 46))])
-        spelled = separators[self.ends[places]] > separators[self.starts[places]]
-        odd = np.flatnonzero(spelled | ((first == 48) & (length > 1)) | (first > 57))
+        # separators, and digits of other scripts, which may stand behind one of ours
+        marks = np.concatenate([[0], np.cumsum((self.points == 44) | (self.points == 46) | (self.points > 127))])
+        spelled = marks[self.ends[places]] > marks[self.starts[places]]
+        odd = np.flatnonzero(spelled | ((first == 48) & (length > 1)))
         if len(odd):
             hashes = hashes.copy()
             hashes[odd] = tokenise([" ".join(map(self._value, places[odd].tolist()))], are_words=True).values

@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from grpo_audit.contamination import text as t
 from grpo_audit.contamination.documents import Document
@@ -45,6 +45,7 @@ def test_the_short_way_finds_the_same_words(text: str) -> None:
 
 @settings(max_examples=300)
 @given(st.lists(_TEXTS, max_size=6))
+@example(["1\u1090"])  # digits of two scripts in one number
 def test_a_words_hash_is_that_of_its_letters_alone(texts: list[str]) -> None:
     """Words, numbers, letters and borders of texts taken together are those of each text, and equal words have equal
     hashes wherever they stand."""
