@@ -18,7 +18,7 @@ from grpo_audit.cli.gates import found_words, gate_line
 from grpo_audit.config.location import without_password
 from grpo_audit.errors import ExitCode
 from grpo_audit.ledger.project import Project
-from grpo_audit.record.events import Comparison, EventKind, GatesChecked, TaskComparison, Verdict
+from grpo_audit.record.events import Comparison, EventKind, Finding, GatesChecked, Severity, TaskComparison, Verdict
 from grpo_audit.report.data import collect
 from grpo_audit.report.render import ReportPaths, render
 from grpo_audit.verify.l0 import verify
@@ -88,6 +88,8 @@ class Written:
     paths: ReportPaths
     comparison: Comparison | None
     gates: GatesChecked | None
+    errors: tuple[Finding, ...]
+    """The findings that are errors."""
 
 
 def write_report(db: str, run_id: str, folder: Path, target: Path, against: Sequence[str] = ()) -> Written:
@@ -97,11 +99,13 @@ def write_report(db: str, run_id: str, folder: Path, target: Path, against: Sequ
     with Project.open(db, mode="read") as project:
         paths = render(collect(project, run_id, verdict, against=against), target)
         compared, gates = project.last(run_id, EventKind.COMPARISON), project.last(run_id, EventKind.GATES_CHECKED)
+        noticed = [event.payload for event in project.events(run_id, kinds={EventKind.FINDING})]
     return Written(
         verdict,
         paths,
         compared.payload if compared and isinstance(compared.payload, Comparison) else None,
         gates.payload if gates and isinstance(gates.payload, GatesChecked) else None,
+        tuple(item for item in noticed if isinstance(item, Finding) and item.severity is Severity.ERROR),
     )
 
 
@@ -142,6 +146,7 @@ def finish(
             "verification": verdict_json(verdict),
             "comparison": comparison.model_dump(mode="json") if comparison else None,
             "gates": gates.model_dump(mode="json") if gates else None,
+            "errors": [item.model_dump(mode="json") for item in written.errors],
         }
         typer.echo(jsonlib.dumps(result, indent=2))
     else:
@@ -153,6 +158,9 @@ def finish(
             for item in gates.gates:
                 if not item.passed:
                     console.out.print(f"  {visible(item.name)}: {visible(found_words(item))}", markup=False)
+        for error in written.errors:
+            console.out.print("[bold red]ERROR[/bold red]", end="  ")
+            console.out.print(visible(f"{error.rule}: {error.message}"), markup=False, soft_wrap=True)
         console.out.print(verdict_line(verdict), soft_wrap=True)
         console.out.print(f"report      {paths.html}", soft_wrap=True, markup=False)
         console.out.print(f"model card  {paths.card}", soft_wrap=True, markup=False)

@@ -110,6 +110,7 @@ def _collect(reader: RunReader, session: Session, run: RunOverview, verification
             comparison,
             held,
             audit_sentence(audit),
+            list(reader.entries(Finding)),
             verification,
             reader.project.head,
         ),

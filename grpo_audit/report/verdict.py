@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from grpo_audit.catalogue.reader import Entry
 from grpo_audit.ledger.memory import Head
 from grpo_audit.ledger.runs import RunOverview, RunState
-from grpo_audit.record.events import Comparison, RunSealed, Verdict
+from grpo_audit.record.events import Comparison, Finding, RunSealed, Severity, Verdict
 from grpo_audit.report.checks import gate_sentence
 from grpo_audit.report.evidence import Evidence, Source, nothing
 from grpo_audit.report.model import Release, Standing, Statement, VerdictBox
@@ -15,6 +16,7 @@ from grpo_audit.report.model_checks import Gates
 from grpo_audit.report.numbers import duration, whole
 from grpo_audit.report.release import outcome
 from grpo_audit.report.visible import shortened
+from grpo_audit.stats.paired import NOT_SEEN
 from grpo_audit.verify.verdict import Outcome, VerifyReport
 
 UNVERIFIED = (
@@ -45,16 +47,19 @@ def verdict_box(
     comparison: Entry[Comparison] | None,
     gates: Gates,
     exploits: str,
+    findings: Sequence[Entry[Finding]],
     verification: VerifyReport | None,
     head: Head,
 ) -> VerdictBox:
     """Three statements, the problems found, and what is not shown. ``head`` is the record's as the report read it,
-    ``exploits`` what the reader must know of the rewards."""
+    ``exploits`` what the reader must know of the rewards, ``findings`` all there are: errors among them take the green
+    from the release."""
+    errors = [entry for entry in findings if entry.payload.severity is Severity.ERROR]
     checks = verification.checks if verification else []
     return VerdictBox(
         record=_record(verification, head),
         run=_run(run, run_source, seal),
-        release=_release(release, comparison, gates, exploits),
+        release=_release(release, comparison, gates, exploits, errors),
         problems=tuple(f"({check.number}) {check.name}: {check.detail}" for check in checks if not check.ok),
         checks=tuple((check.number, check.name, check.outcome.value, check.detail) for check in checks),
         not_shown=tuple(verification.not_shown) if verification else UNVERIFIED,
@@ -124,11 +129,21 @@ def _run(run: RunOverview, source: Source, seal: Entry[RunSealed] | None) -> Sta
     return Statement("Run", "Not sealed", Standing.OPEN, "", sentence, source)
 
 
-def _release(release: Release, comparison: Entry[Comparison] | None, gates: Gates, exploits: str) -> Statement:
+def _release(
+    release: Release,
+    comparison: Entry[Comparison] | None,
+    gates: Gates,
+    exploits: str,
+    errors: Sequence[Entry[Finding]],
+) -> Statement:
     seqs = [comparison.seq] if comparison else []
+    seqs += [entry.seq for entry in errors]
     seqs += [seq for row in gates.rows for seq in row.source.seqs[:2]]
-    source = Source(Evidence.DERIVED, tuple(dict.fromkeys(seqs)), note="counted from the comparison and the gates")
-    sentence = " ".join(part for part in (outcome(release), gate_sentence(gates), exploits) if part)
+    source = Source(
+        Evidence.DERIVED, tuple(dict.fromkeys(seqs)), note="counted from the comparison, the gates and the findings"
+    )
+    said = (outcome(release), gate_sentence(gates), _errors_sentence(errors), exploits)
+    sentence = " ".join(part for part in said if part)
     badge = {True: "gates hold", False: "gates fail", None: ""}[gates.passed]
     verdicts = {row.verdict for row in release.rows}
     if comparison is None:
@@ -139,6 +154,15 @@ def _release(release: Release, comparison: Entry[Comparison] | None, gates: Gate
         word, standing = "Partly inconclusive", Standing.OPEN
     else:
         word, standing = "No regression found", Standing.GOOD
+    if any(entry.payload.rule == NOT_SEEN for entry in errors):
+        word, standing = "Evaluation void", Standing.BAD
+    elif errors and standing is Standing.GOOD:
+        standing = Standing.OPEN
     if gates.passed is False:
         standing = Standing.BAD
     return Statement("Release", word, standing, badge, sentence, source)
+
+
+def _errors_sentence(errors: Sequence[Entry[Finding]]) -> str:
+    rules = ", ".join(dict.fromkeys(entry.payload.rule for entry in errors))
+    return f"Errors among the findings: {rules}." if rules else ""

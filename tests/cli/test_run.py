@@ -38,6 +38,14 @@ def test_report_and_card_are_where_it_says(finished) -> None:
         assert finished.run_id in path.read_text(encoding="utf-8")
 
 
+def test_errors_among_the_findings_are_on_the_screen(finished) -> None:
+    """Different weights that gave the same answers throughout: the run ends with the error in sight."""
+    rule = "evaluation-did-not-see-the-weights"
+    assert rule in [error["rule"] for error in finished.outcome["errors"]]
+    shown = finished.place.run("report", "--folder", str(finished.place.home / "again"))
+    assert shown.returncode == 0 and f"ERROR  {rule}: The weights differ" in shown.stdout
+
+
 def test_every_rollout_of_every_step_is_in_the_record(finished) -> None:
     """4 steps of 3 prompts and 4 completions are 48 rollouts, each with its text, trace and both rewards."""
     assert rows(finished, "select count(*), count(distinct step) from rollout") == [(48, 4)]

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from grpo_audit.catalogue.reader import Entry, RunReader
 from grpo_audit.ledger.project import Project
+from grpo_audit.record.events import Comparison, Finding, Severity
 from grpo_audit.report.data import collect
-from grpo_audit.report.model import ReportData, Standing
+from grpo_audit.report.model import ReportData, Standing, Statement
 from grpo_audit.report.render import render_html
+from grpo_audit.report.verdict import _release
 from grpo_audit.verify.verdict import Check, Outcome, VerifyReport
 
 
@@ -64,3 +67,28 @@ def test_a_regression_is_the_first_word(made: Any) -> None:
     assert (
         box.word == "Regression found" and box.standing is Standing.BAD and "hallucination (regressed)" in box.sentence
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "word", "standing"),
+    [
+        ("contamination-void", "No regression found", Standing.OPEN),
+        ("evaluation-did-not-see-the-weights", "Evaluation void", Standing.BAD),
+    ],
+)
+def test_an_error_among_the_findings_is_never_green(made: Any, rule: str, word: str, standing: Standing) -> None:
+    """A release whose evaluation or contamination check proved nothing says so at the top, and names the finding."""
+    with Project.open(made.db, mode="read") as project:
+        reader = RunReader(project, made.run_id)
+        comparison = reader.newest(Comparison)
+        good = replace(made.data.release, rows=())
+        gates = replace(made.data.gates, rows=(), passed=None)
+
+        def release(errors: list[Entry[Finding]]) -> Statement:
+            return _release(good, comparison, gates, "", errors)
+
+        assert (release([]).word, release([]).standing) == ("No regression found", Standing.GOOD)
+        error = Finding(rule=rule, severity=Severity.ERROR, message="m", evidence=[1])
+        box = release([Entry(7, "2026-01-01T00:00:00Z", error)])
+    assert (box.word, box.standing) == (word, standing)
+    assert rule in box.sentence and 7 in box.source.seqs
