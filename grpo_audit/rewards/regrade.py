@@ -19,6 +19,7 @@ from grpo_audit.config.sections import RewardConfig
 from grpo_audit.ledger.project import Project
 from grpo_audit.record.audits import RewardRegraded
 from grpo_audit.record.identities import RewardIdentity
+from grpo_audit.rewards.probes.asking import is_hang
 from grpo_audit.rewards.recorded import Recorded, chosen_steps, rollouts_of
 from grpo_audit.rewards.sources import Batch, Outcome, RewardSource
 
@@ -26,6 +27,8 @@ _EXAMPLES: Final = 20
 _PART: Final = 5
 """Early is the first fifth of the steps, late the last one."""
 _BATCH: Final = 256
+_PATIENCE: Final = 3
+"""Batches in which a second verifier may hang; each costs about six time limits."""
 
 OnProgress = Callable[[int, int], None]
 """Called with the rollouts read and about how many there will be."""
@@ -99,6 +102,7 @@ class Second:
         if config.second is None:
             raise ValueError(f"reward {config.name} has no second verifier")
         self.first = config
+        self._hung = 0
         changed = {"source": config.second, "second": None, "kind": "verifier", "version": None, "domain": None}
         self._source = RewardSource(config.model_copy(update=changed), base_dir, log_fd=log_fd)
         try:
@@ -122,13 +126,17 @@ class Second:
         self._source.check_columns(names)
 
     def grade(self, rollouts: Sequence[Recorded]) -> list[Outcome]:
-        """What it says of each."""
+        """What it says of each. One that hangs in a few batches is not asked any more: all further rollouts fail."""
         if not rollouts:
             return []
+        if self._hung >= _PATIENCE:
+            return [Outcome(None, f"not asked any more: it hung or died in {self._hung} batches")] * len(rollouts)
         names = list(dict.fromkeys(name for item in rollouts for name in item.columns))
         columns = {name: [item.columns.get(name) for item in rollouts] for name in names}
         batch = Batch([item.prompt for item in rollouts], [item.completion for item in rollouts], columns)
-        return self._source.score(batch, batch.request())
+        found = self._source.score(batch, batch.request())
+        self._hung += any(is_hang(outcome.error) for outcome in found)
+        return found
 
     def close(self) -> None:
         """End its process."""

@@ -51,15 +51,18 @@ def figures(events: Iterable[tuple[int, Payload]]) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     gravity: Counter[Severity] = Counter({severity: 0 for severity in Severity})
     noticed: list[int] = []
+    ended = False
     for seq, payload in events:
+        ended = ended or isinstance(payload, Comparison)
         match payload:
             case Finding():
                 gravity[payload.severity] += 1
                 noticed.append(seq)
             case _:
                 found.update({name: Figure(value, (seq,)) for name, value in _of(payload)})
-    for severity, count in gravity.items():
-        found[f"findings.{severity.value}"] = Figure(float(count), tuple(noticed))
+    if ended:  # findings are made at the end: before it there being none says nothing
+        for severity, count in gravity.items():
+            found[f"findings.{severity.value}"] = Figure(float(count), tuple(noticed))
     return found
 
 
@@ -154,8 +157,8 @@ def promised(config: RunConfig, plan: EvaluationPlan | None) -> set[str]:
     Of metrics that are not primary, families of probes and corrected rates only the pattern is known: they stand here
     with ``*``.
     """
-    names = {f"findings.{severity.value}" for severity in Severity}
-    names |= {f"training.{name}" for name in OF_TRAINING}
+    names = {f"training.{name}" for name in OF_TRAINING}
+    names |= {f"findings.{severity.value}" for severity in Severity} if plan else set()
     for task in plan.tasks if plan else ():
         for prefix in ("eval", "safety") if task.safety else ("eval",):
             names |= {f"{prefix}.{task.task}.{name}" for name in OF_PRIMARY}

@@ -88,3 +88,11 @@ def test_shipped_sources_are_run_again(tmp_path: Path, level_1: Level1) -> None:
     assert outcomes(checks) == {}
     assert checks[22].detail.startswith("24 rewards run again")
     assert "loose not run again" in checks[22].detail
+
+
+@pytest.mark.parametrize("most", [3, 7, 20, 60])
+def test_second_verifiers_are_counted_on_the_same_rollouts(most: int, tmp_path: Path, level_1: Level1) -> None:
+    """Whatever share of the rollouts they grade, groups of a step or whole steps, level L1 counts the same ones."""
+    record = build_true_record(tmp_path / "record.db", probes={"regrade": most})
+    checks = level_1(record)
+    assert checks[34].outcome is Outcome.PASSED, checks[34].detail

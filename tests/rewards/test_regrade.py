@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -133,3 +134,15 @@ def test_a_second_verifier_that_cannot_be_loaded_is_an_error_before_training(tmp
     with pytest.raises(RewardError, match="'target'"):
         load_seconds(config("right").rewards, tmp_path, ["other"])
     assert list(load_seconds(config("right").rewards, tmp_path, ["target"])[0].texts) == ["first"]
+
+
+def test_a_second_verifier_that_hangs_is_given_up(record, tmp_path):
+    """It costs a few batches of time limits, not one for each batch; what it was not asked counts as failed."""
+    (tmp_path / "second.py").write_text("import time\n\ndef hangs(completions):\n    time.sleep(60)\n")
+    project = record(12, 1, lambda *_: 1.0)
+    recipe = config("hangs")
+    quick = recipe.rewards[0].model_copy(update={"time_limit_s": 0.05})
+    begin = time.monotonic()
+    (found,) = regrade(project, RUN, recipe.model_copy(update={"rewards": [quick]}), tmp_path)
+    assert found.rollouts == 0 and found.failures > module._PATIENCE
+    assert time.monotonic() - begin < 30

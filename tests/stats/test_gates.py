@@ -149,7 +149,7 @@ def test_what_was_not_looked_at_is_no_figure() -> None:
     )
     unprobed = probed(probes=0, families=[], not_probed="a judge")
     found = figures([(1, void), (2, nothing), (3, unprobed)])
-    assert {name for name in found if not name.startswith("findings.")} == {"contamination.valid"}
+    assert found.keys() == {"contamination.valid"}  # findings are made at the end, so they are not there either
     assert found["contamination.valid"].value == "no"
     held = [gate("probe.right.false_positives", at_most=0), gate("contamination.prompts_contaminated", at_most=0)]
     assert not any(item.passed for item in check_gates(held, found).gates)

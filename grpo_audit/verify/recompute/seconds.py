@@ -27,6 +27,7 @@ class _Graded:
     """One step under one second verifier, a number and a code for each rollout."""
 
     seqs: array[int] = field(default_factory=lambda: array("q"))
+    groups: array[int] = field(default_factory=lambda: array("q"))
     codes: bytearray = field(default_factory=bytearray)
 
 
@@ -43,7 +44,7 @@ class _Waiting:
 
 
 class SecondCheck:
-    """Follows the steps of a run; memory grows by nine bytes a rollout and second verifier."""
+    """Follows the steps of a run; memory grows by 17 bytes a rollout and second verifier."""
 
     def __init__(
         self,
@@ -95,7 +96,8 @@ class SecondCheck:
             if row is not None and completion is not None:
                 readable.append((place, row.prompt, completion.decode("utf-8", "replace"), row.columns))
         seqs = array("q", [rollout.seq for rollout in step.rollouts])
-        graded = {name: _Graded(seqs, bytearray([_UNREADABLE]) * len(seqs)) for name in self._sources}
+        groups = array("q", [rollout.data.group for rollout in step.rollouts])
+        graded = {name: _Graded(seqs, groups, bytearray([_UNREADABLE]) * len(seqs)) for name in self._sources}
         for name, item in graded.items():
             self._steps[name][number] = item
         if readable:
@@ -164,8 +166,10 @@ class SecondCheck:
             self._against(where, recorded, self._steps[recorded.source])
 
     def _against(self, where: str, recorded: RewardRegraded, steps: dict[int, _Graded]) -> None:
-        chosen = chosen_steps({step: len(graded.codes) for step, graded in steps.items()}, self._config.probes.regrade)
-        codes = bytearray().join(bytes(steps[step].codes) for step in chosen)
+        most = self._config.probes.regrade
+        names = chosen_steps({step: len(graded.codes) for step, graded in steps.items()}, most)
+        chosen = [_some(steps[step], -(-most // max(1, len(names)))) for step in names]
+        codes = bytearray().join(bytes(graded.codes) for graded in chosen)
         counts = [codes.count(code) for code in range(7)]
         table = (recorded.both, recorded.neither, recorded.only_first, recorded.only_second)
         stated = (*table, recorded.failures, recorded.inapplicable, recorded.unreadable)
@@ -176,29 +180,29 @@ class SecondCheck:
         leeway = stated[_FAILED] + counts[_FAILED] + erased
         moved = sum(abs(one - other) for one, other in zip(stated[:_FAILED], counts[:_FAILED], strict=True))
         if erased < 0 or moved > leeway or sum(stated) != sum(counts):
-            names = "both, neither, only the source, only the second, failed, inapplicable, unreadable"
-            self._tally.wrong(f"{where}: {list(stated)}, run again {counts} ({names})")
+            words = "both, neither, only the source, only the second, failed, inapplicable, unreadable"
+            self._tally.wrong(f"{where}: {list(stated)}, run again {counts} ({words})")
             return
         if leeway:
             ungraded = max(stated[_FAILED], counts[_FAILED]) + erased
             self._tally.remark(f"{where}: {ungraded} rollouts could not be graded; shares and examples not compared")
             return
-        self._ends(where, recorded, steps, chosen)
+        self._ends(where, recorded, chosen)
 
-    def _ends(self, where: str, recorded: RewardRegraded, steps: dict[int, _Graded], chosen: Sequence[int]) -> None:
+    def _ends(self, where: str, recorded: RewardRegraded, chosen: Sequence[_Graded]) -> None:
         part = max(1, len(chosen) // 5) if len(chosen) > 1 else 0
         for name, stated, ends in (
             ("early", recorded.early_only_first, chosen[:part]),
             ("late", recorded.late_only_first, chosen[len(chosen) - part :]),
         ):
-            codes = bytearray().join(bytes(steps[step].codes) for step in ends)
+            codes = bytearray().join(bytes(graded.codes) for graded in ends)
             graded = sum(codes.count(code) for code in (_BOTH, _NEITHER, _ONLY_FIRST, _ONLY_SECOND))
             share = codes.count(_ONLY_FIRST) / graded if graded else None
             if not same(stated, share, _TOLERANCE):
                 self._tally.wrong(f"{where}: {name} share {shown(stated)}, run again {shown(share)}")
         disagree = {
             graded.seqs[place]
-            for graded in (steps[step] for step in chosen)
+            for graded in chosen
             for place, code in enumerate(graded.codes)
             if code in (_ONLY_FIRST, _ONLY_SECOND)
         }
@@ -210,6 +214,21 @@ class SecondCheck:
         if ended and self._config.probes.regrade:
             for name in self._registered.keys() - self._seen:
                 self._tally.wrong(f"{name} has a second verifier, which graded nothing")
+
+
+def _some(graded: _Graded, most: int) -> _Graded:
+    """About so many rollouts of a step: whole groups, spread evenly; all where there are no more."""
+    if most >= len(graded.codes):
+        return graded
+    groups = list(dict.fromkeys(graded.groups))
+    wanted = max(1, round(most * len(groups) / len(graded.codes)))
+    chosen = {groups[number * len(groups) // wanted] for number in range(wanted)}
+    places = [place for place, group in enumerate(graded.groups) if group in chosen]
+    return _Graded(
+        array("q", [graded.seqs[place] for place in places]),
+        array("q", [graded.groups[place] for place in places]),
+        bytearray(graded.codes[place] for place in places),
+    )
 
 
 def chosen_steps(sizes: dict[int, int], most: int) -> list[int]:
