@@ -33,6 +33,8 @@ def found_words(item: GateResult) -> str:
     """What was found, those figures first that do not meet the condition."""
     if not item.found:
         return "no such figure in this run"
+    if list(item.found) == [item.figure]:  # named beside it already
+        return _short(item.found[item.figure])
     if item.passed and len(item.found) > 1:
         return f"all {len(item.found)} figures"
     names = [*item.failed, *(name for name in item.found if name not in item.failed)]
