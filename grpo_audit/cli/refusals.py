@@ -184,14 +184,14 @@ def _show(
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
     table.add_column("evaluation", no_wrap=True)
     wide = console.out.width >= _WIDE
-    names = ("answers", "raw", "raw after", "before", "95 %", "after", "95 %", "change", "95 % interval")
+    names = ("answers", "raw before", "raw after", "before", "95 %", "after", "95 %", "change", "95 % interval")
     for name in names:
         if wide or name not in ("answers", "95 %"):
             table.add_column(name, justify="right", no_wrap=True)
     for rate in rates:
         cells = {
             "answers": f"{rate.documents:,}",
-            "raw": f"{rate.pre_raw:.3f}",
+            "raw before": f"{rate.pre_raw:.3f}",
             "raw after": f"{rate.post_raw:.3f}",
             "before": f"{rate.pre:.3f}",
             "95 % before": _interval(rate.pre_ci_low, rate.pre_ci_high),

@@ -27,6 +27,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Folder = Annotated[Path | None, typer.Option("--folder", help="Where to write. Default: the run folder.")]
 
 
+WIDE = 100
+"""Columns of a terminal from which on there is room for every column; --json has all."""
+
+
 def runs(db: Db = DEFAULT_DB, json: Json = False) -> None:
     """List every run ever registered in the record, finished or not."""
     with Project.open(db, mode="read") as project:
@@ -35,10 +39,14 @@ def runs(db: Db = DEFAULT_DB, json: Json = False) -> None:
         typer.echo(jsonlib.dumps([vars(run) for run in found], indent=2, default=str))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "state", "attempt", "registered (UTC)", "preset", "model"):
-        table.add_column(name)
+    wide = console.out.width >= WIDE
+    table.add_column("run", no_wrap=True)  # to be copied
+    for name in ("state", *(("attempt",) if wide else ()), "registered (UTC)", *(("preset",) if wide else ()), "model"):
+        table.add_column(name, overflow="fold")
     for run in found:
-        table.add_row(run.run_id, run.state, str(run.attempt), run.registered_at, run.preset, escape(run.model))
+        moment = run.registered_at[:16].replace("T", " ")
+        more = ((str(run.attempt),), (run.preset,)) if wide else ((), ())
+        table.add_row(run.run_id, run.state, *more[0], moment, *more[1], escape(run.model))
     console.out.print(table)
 
 
