@@ -61,6 +61,9 @@ def run(
 
     Examples: [bold]grpo-audit run[/bold] (the built-in demonstration), [bold]grpo-audit run recipe.yaml --set
     training.steps=50[/bold], [bold]grpo-audit run --resume[/bold] after an interruption.
+
+    Exit code 0: the run is complete and verified, also where a behaviour regressed or a release gate does not hold. In
+    CI ask [bold]grpo-audit gate[/bold] (7) or [bold]grpo-audit compare[/bold] (4) afterwards.
     """
     if resume:
         if recipe is not None or overrides or dry_run:
